@@ -1,0 +1,232 @@
+"""The command line. Each command imports what it needs, so that `optimize --help` answers at once."""
+
+import functools
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from runtime.errors import InputError, WorkError
+
+P = ParamSpec("P")
+
+cli = typer.Typer(
+    help="From a trained model and real data to a measured, verified bundle that an edge device runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="The folder for bundle, report and log.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Weights = Annotated[str | None, typer.Option(help="A checkpoint for file.py:callable: state dict or safetensors.")]
+Shape = Annotated[
+    list[str] | None, typer.Option(help="Of an input: batch,3,32,32, or NAME=batch,3,32,32:dtype; a word is an axis.")
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Allow unpickling the checkpoint: it can run code.")]
+MetricName = Annotated[str | None, typer.Option("--metric", help="accuracy, top5, mse, mae, or file.py:function.")]
+Better = Annotated[str | None, typer.Option(help="higher or lower, for a metric of your own.")]
+Strict = Annotated[bool, typer.Option("--strict", help="'cannot tell' counts as not met: exit code 1.")]
+
+
+def app() -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        cli()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0
+
+
+def _command(function: Callable[P, int]) -> Callable[P, None]:
+    """Register a command; its errors become one message and an exit code."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = function(*args, **kwargs)
+        except (InputError, WorkError) as error:
+            typer.echo(f"error: {error}", err=True)
+            code = 2 if isinstance(error, InputError) else 3
+        except KeyboardInterrupt:
+            typer.echo("interrupted; nothing was chosen, and what was written before is as it was.", err=True)
+            code = 130
+        except BrokenPipeError:  # the reader of our output has gone, `| head` say
+            code = 0
+            sys.stderr.close()
+        except Exception as error:  # a defect of ours: say it in a line, keep the trace
+            with tempfile.NamedTemporaryFile("w", prefix="optimize-", suffix=".txt", delete=False) as file:
+                file.write(traceback.format_exc())
+            typer.echo(f"error: unexpected {type(error).__name__}: {error}. The trace is in {file.name}", err=True)
+            code = 3
+        raise typer.Exit(code)
+
+    return cli.command(function.__name__.rstrip("_"))(guarded)  # type: ignore[return-value]  # typer keeps the type
+
+
+@_command
+def demo(
+    out: Out = Path("optimize-demo"),
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    json: Json = False,
+) -> int:
+    """Do the whole way on real images (scikit-learn's digits): train, optimize, measure, bundle, report."""
+    from optimize.demo import demo
+
+    return _show(demo(out, seed), out, json)
+
+
+@_command
+def run(
+    model: Annotated[str, typer.Argument(help="RECIPE.toml, model.onnx, or file.py:callable.", metavar="RECIPE|MODEL")],
+    data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Where to deploy to; may be repeated.")] = None,
+    metric: MetricName = None,
+    better: Better = None,
+    weights: Weights = None,
+    shape: Shape = None,
+    max_drop: Annotated[str | None, typer.Option(help="0.005, 0.5pp or 1%; 1pp by default.")] = None,
+    objective: Annotated[str | None, typer.Option(help="latency, size, memory or throughput.")] = None,
+    out: Out = Path("optimized"),
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
+    trust: Trust = False,
+    strict: Strict = False,
+    json: Json = False,
+) -> int:
+    """Make, measure and choose candidates, and write the bundle and the report."""
+    from optimize import flags, recipe
+    from optimize.pipeline import run
+
+    given = {
+        "data": data, "target": target, "metric": metric, "better": better, "weights": weights, "shape": shape,
+        "max_drop": max_drop, "objective": objective, "trust": trust or None,
+    }  # fmt: skip
+    if model.endswith(".toml"):
+        if used := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:
+            raise InputError(f"{', '.join(used)} with a recipe: write it there, or use --set KEY=VALUE.")
+        asked = recipe.load(Path(model), set_ or ())
+    else:
+        asked = flags.to_recipe(model, given, set_ or ())
+    return _show(run(asked, out=out, strict=strict), out, json)
+
+
+@_command
+def init(
+    model: Annotated[str | None, typer.Argument(help="model.onnx, or file.py:callable.")] = None,
+    data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable.")] = None,
+    weights: Weights = None,
+    out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.toml"),
+    schema: Annotated[bool, typer.Option("--schema", help="Print the recipe's JSON schema, for editors.")] = False,
+) -> int:
+    """Write a commented recipe to edit."""
+    from optimize import starter
+
+    typer.echo(starter.schema() if schema else starter.write(model, data, weights, out))
+    return 0
+
+
+@_command
+def inspect(
+    model: Annotated[str, typer.Argument(help="model.onnx, file.py:callable, or a bundle.", metavar="MODEL|BUNDLE")],
+    weights: Weights = None,
+    trust: Trust = False,
+    json: Json = False,
+) -> int:
+    """Print inputs, outputs, ops, size, precisions and sparsity."""
+    from optimize import inspection
+
+    _print(inspection.inspect(model, weights, trust), json)
+    return 0
+
+
+@_command
+def export(
+    model: Annotated[str, typer.Argument(help="file.py:callable.", metavar="MODEL")],
+    out: Annotated[Path, typer.Option("--out", help="The ONNX file to write.")] = Path("model.onnx"),
+    data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable, to verify on.")] = None,
+    weights: Weights = None,
+    shape: Shape = None,
+    opset: Annotated[int, typer.Option(help="Of the ONNX file.")] = 18,
+    trust: Trust = False,
+    json: Json = False,
+) -> int:
+    """Export to ONNX and verify, nothing else."""
+    from optimize import flags
+
+    _print(flags.export(model, out, data, weights, shape or [], opset, trust), json)
+    return 0
+
+
+@_command
+def eval_(
+    models: Annotated[list[str], typer.Argument(help="The original, then others.", metavar="MODEL|BUNDLE...")],
+    data: Annotated[str, typer.Option(help="data.npz, or file.py:callable.")],
+    metric: MetricName = None,
+    better: Better = None,
+    weights: Weights = None,
+    max_drop: Annotated[str, typer.Option(help="0.005, 0.5pp or 1%.")] = "1pp",
+    split: Annotated[str | None, typer.Option(help="calibrate, validate, test or all.")] = None,
+    trust: Trust = False,
+    strict: Strict = False,
+    json: Json = False,
+) -> int:
+    """Accuracy of the first, and of the others against it, paired, with verdict."""
+    from optimize import foreign
+
+    found = foreign.evaluate_all(models, data, metric, better, weights, max_drop, split, trust)
+    _print(found, json)
+    verdicts = [row.get("verdict") for row in found["models"].values()]
+    return int("exceeds" in verdicts or (strict and "cannot tell" in verdicts))
+
+
+@_command
+def bench(
+    models: Annotated[list[str], typer.Argument(help="The base, then others.", metavar="MODEL|BUNDLE...")],
+    data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable; else random numbers.")] = None,
+    weights: Weights = None,
+    shape: Shape = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a call.")] = 1,
+    budget: Annotated[float, typer.Option(min=0.1, help="Seconds a pair; never fewer than 8 rounds.")] = 20.0,
+    trust: Trust = False,
+    json: Json = False,
+) -> int:
+    """Latency of the first, and of the others against it, interleaved, with verdict."""
+    from optimize import foreign
+
+    _print(foreign.bench_all(models, data, weights, shape or [], batch, budget, trust), json)
+    return 0
+
+
+@_command
+def doctor(json: Json = False) -> int:
+    """Print what this machine can build and run, and the command that mends each lack."""
+    from optimize import doctor
+
+    _print(doctor.examine(), json)
+    return 0
+
+
+def _show(report: Any, out: Path, json: bool) -> int:
+    if json:
+        typer.echo(report.model_dump_json(by_alias=True))
+    else:
+        from optimize.report import terminal
+
+        terminal.show(report, out)
+    return int(report.exit_code)
+
+
+def _print(found: dict[str, Any], json: bool) -> None:
+    if json:
+        import json as as_json
+
+        typer.echo(as_json.dumps(found, indent=1, default=str))
+    else:
+        from optimize.report import plain
+
+        plain.show(found)

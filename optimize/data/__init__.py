@@ -1,0 +1,312 @@
+"""The user's data, in three splits that are never mixed. One file a kind; look-up lists this folder.
+
+    claims(place)    whether this looks like data of this kind
+    load(place)      -> Splits
+
+A split streams: each pass over it makes a fresh iterator of batches, so that it need not fit into memory.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime import listing
+from runtime.errors import InputError
+from runtime.tensors import Array, TensorSpec, check_feeds
+
+NAMES = ("calibrate", "validate", "test")
+SHARES = (0.4, 0.3, 0.3)  # where one split is divided
+LABELS = ("y", "label", "labels")
+STRATIFY_FROM = 10  # samples of the rarest class
+READ = 64  # samples a batch where nobody says
+
+Batch = tuple[dict[str, Array], "Array | None"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: `passes()` begins a new pass over its batches (arrays by input name, and labels or None)."""
+
+    name: str
+    passes: Callable[[], Iterable[Batch]]
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """A pass in batches of `size` samples, the last perhaps shorter."""
+        held: list[Batch] = []
+        count = 0
+        for feeds, labels in self.passes():
+            held.append((feeds, labels))
+            count += len(next(iter(feeds.values())))
+            if count >= size:
+                whole = _join(held)
+                for start in range(0, count - count % size, size):
+                    yield _cut(whole, start, start + size)
+                held = [_cut(whole, count - count % size, count)] if count % size else []
+                count %= size
+        if held:
+            yield _join(held)
+
+    def take(self, samples: int) -> Batch:
+        """The first samples, fewer where there are not so many."""
+        return next(self.batches(samples))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three, and what a reader of the report should know of how they came about.
+
+    Attributes:
+        divided: the user gave one split, which was divided here.
+    """
+
+    calibrate: Split
+    validate: Split
+    test: Split
+    notes: tuple[str, ...] = ()
+    divided: bool = False
+
+    def whole(self) -> Split:
+        """All three, one after the other."""
+
+        def passes() -> Iterator[Batch]:
+            for split in self:
+                yield from split.passes()
+
+        return Split("all", passes)
+
+    def __iter__(self) -> Iterator[Split]:
+        return iter((self.calibrate, self.validate, self.test))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one pass over a split saw.
+
+    Attributes:
+        sha256: over the arrays' bytes, inputs and labels, in order.
+        labels: the smallest and the largest, where they are whole numbers; None without labels.
+    """
+
+    samples: int
+    sha256: str
+    labels: Array | None
+    labelled: bool
+    integer: bool
+
+
+def detect(place: str) -> str:
+    """The kind of data whose kind of place this is.
+
+    Raises:
+        InputError: no kind knows it.
+    """
+    known = listing.names(__name__)
+    for name in known:
+        if listing.get(__name__, name, "kind of data").claims(place):
+            return name
+    raise InputError(
+        f"'{place}' is not data that is known here ({', '.join(known)}). Give an .npz file, or file.py:callable."
+    )
+
+
+def load(source: str, place: str) -> Splits:
+    """Load data.
+
+    Raises:
+        InputError: it is not there, or not what this kind is.
+    """
+    splits: Splits = listing.get(__name__, source, "kind of data").load(place)
+    return splits
+
+
+def from_arrays(arrays: Mapping[str, Mapping[str, Array]], where: str) -> Splits:
+    """Splits from arrays in memory: all three by name, or one that is divided with a fixed seed.
+
+    Raises:
+        InputError: some splits are missing, arrays differ in length, or there is nothing in them.
+    """
+    for name, split in arrays.items():
+        lengths = {key: len(value) if value.ndim else None for key, value in split.items()}
+        if None in lengths.values() or len(set(lengths.values())) > 1:
+            raise InputError(
+                f"{where}: the arrays of '{name or 'the data'}' differ in their number of samples: {lengths}."
+            )
+        if not set(lengths) - set(LABELS):
+            raise InputError(f"{where}: '{name or 'the data'}' has no input, only {sorted(lengths)}.")
+        if 0 in lengths.values():
+            raise InputError(f"{where}: the split '{name or 'the data'}' is empty.")
+    if set(arrays) == {""}:
+        return _divide(arrays[""], where)
+    if lacking := [name for name in NAMES if name not in arrays]:
+        raise InputError(f"{where}: the splits {', '.join(lacking)} are missing; there are {sorted(arrays)}.")
+    return Splits(*(Split(name, _reader(arrays[name])) for name in NAMES))
+
+
+def prepare(splits: Splits, inputs: Sequence[TensorSpec]) -> Splits:
+    """Give the arrays the model's names and dtypes; a float is cast to another float, and that is noted.
+
+    Data with one array fits a model with one input, whatever they are called.
+    """
+
+    def convert(batch: Batch) -> Batch:
+        feeds, labels = batch
+        if len(feeds) == len(inputs) == 1:
+            feeds = {inputs[0].name: next(iter(feeds.values()))}
+        return {name: np.ascontiguousarray(_cast(name, value, inputs)) for name, value in feeds.items()}, labels
+
+    def wrap(split: Split) -> Split:
+        return Split(split.name, lambda: map(convert, split.passes()))
+
+    given = splits.calibrate.take(1)
+    before, after = given[0].values(), convert(given)[0].items()
+    notes = [
+        f"the data's {old.dtype} was cast to the model's {new.dtype} ('{name}')"
+        for old, (name, new) in zip(before, after, strict=True)
+        if old.dtype != new.dtype
+    ]
+    return Splits(*map(wrap, splits), notes=(*splits.notes, *notes), divided=splits.divided)
+
+
+def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
+    """Read a whole split once and check it: names, dtypes, shapes, no NaN, labels as many as samples.
+
+    Raises:
+        InputError: naming the split, and the sample where there is one.
+    """
+    digest = hashlib.sha256()
+    samples, low, high, labelled, integer = 0, None, None, True, False
+    for feeds, labels in split.passes():
+        try:
+            check_feeds(inputs, feeds)
+        except InputError as error:
+            raise InputError(f"the split '{split.name}': {error}") from error
+        size = len(next(iter(feeds.values())))
+        for name, value in feeds.items():
+            _finite(split.name, name, value, samples)
+            digest.update(value)  # contiguous: `prepare` saw to it
+        labelled = labelled and labels is not None
+        if labels is not None:
+            if len(labels) != size:
+                raise InputError(f"the split '{split.name}' has {size} samples and {len(labels)} labels in one batch.")
+            _finite(split.name, "the labels", labels, samples)
+            digest.update(np.ascontiguousarray(labels))
+            if labels.dtype.kind in "iu" and labels.size:
+                integer = True
+                low = labels.min() if low is None else min(low, labels.min())
+                high = labels.max() if high is None else max(high, labels.max())
+        samples += size
+    if not samples:
+        raise InputError(f"the split '{split.name}' is empty.")
+    return Facts(samples, digest.hexdigest(), None if low is None else np.array([low, high]), labelled, integer)
+
+
+def infer_inputs(batch: Batch, dynamic: str = "batch") -> tuple[TensorSpec, ...]:
+    """What a model takes, told from its data: the first axis is `dynamic`; float64 is taken for float32."""
+    return tuple(
+        TensorSpec(name, "float32" if value.dtype.name == "float64" else value.dtype.name, (dynamic, *value.shape[1:]))
+        for name, value in batch[0].items()
+    )
+
+
+def to_batch(item: Any, where: str) -> Batch:
+    """One batch out of what users write: x, (x, y), {"name": x, ..., "y": labels}, ({...}, y).
+
+    Raises:
+        InputError: it is none of these.
+    """
+    labels = None
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        item, labels = item
+    if isinstance(item, Mapping):
+        feeds = {str(key): _array(value, where) for key, value in item.items() if key not in LABELS}
+        labels = next((item[key] for key in LABELS if key in item), labels)
+    else:
+        feeds = {"x": _array(item, where)}
+    if not feeds or any(value.ndim == 0 for value in feeds.values()):
+        raise InputError(f"{where}: a batch is x, (x, y) or a dict of arrays with samples along the first axis.")
+    return feeds, None if labels is None else _array(labels, where)
+
+
+def _array(value: Any, where: str) -> Array:
+    found = np.asarray(value)
+    if found.dtype == object:
+        raise InputError(f"{where}: an array of Python objects ({type(value).__name__}) cannot be used; give numbers.")
+    return found
+
+
+def _castable(value: Array, spec: TensorSpec) -> bool:
+    wanted = np.dtype(spec.dtype)
+    return (value.dtype.kind == wanted.kind == "f") or (value.dtype.kind in "iu" and wanted.kind in "iu")
+
+
+def _cast(name: str, value: Array, inputs: Sequence[TensorSpec]) -> Array:
+    """Within floats and within whole numbers, where nothing overflows; the check that follows says the rest."""
+    spec = next((spec for spec in inputs if spec.name == name), None)
+    if spec is None or value.dtype.name == spec.dtype or not _castable(value, spec):
+        return value
+    with np.errstate(over="ignore"):
+        cast = value.astype(spec.dtype)
+    if value.dtype.kind in "iu" and not np.array_equal(cast, value):
+        return value
+    return cast
+
+
+def _finite(split: str, name: str, value: Array, before: int) -> None:
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        sample = before + int(np.argwhere(~np.isfinite(value))[0][0])
+        raise InputError(f"the split '{split}' has NaN or infinity in '{name}', first in sample {sample}.")
+
+
+def _join(batches: Sequence[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    feeds = {name: np.concatenate([batch[0][name] for batch in batches]) for name in batches[0][0]}
+    labels = [batch[1] for batch in batches if batch[1] is not None]
+    return feeds, np.concatenate(labels) if len(labels) == len(batches) else None
+
+
+def _cut(batch: Batch, start: int, stop: int) -> Batch:
+    feeds, labels = batch
+    return {name: value[start:stop] for name, value in feeds.items()}, None if labels is None else labels[start:stop]
+
+
+def _reader(arrays: Mapping[str, Array]) -> Callable[[], Iterator[Batch]]:
+    def passes() -> Iterator[Batch]:
+        feeds = {name: value for name, value in arrays.items() if name not in LABELS}
+        labels = next((arrays[name] for name in LABELS if name in arrays), None)
+        for start in range(0, len(next(iter(feeds.values()))), READ):
+            yield _cut((feeds, labels), start, start + READ)
+
+    return passes
+
+
+def _divide(arrays: Mapping[str, Array], where: str) -> Splits:
+    labels = next((arrays[name] for name in LABELS if name in arrays), None)
+    n = len(next(iter(arrays.values())))
+    if n < len(NAMES):
+        raise InputError(f"{where}: {n} samples cannot be divided into {', '.join(NAMES)}.")
+    random = np.random.default_rng(0)
+    order = random.permutation(n)
+    stratified = False
+    if labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu":
+        _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        stratified = bool(counts.min() >= STRATIFY_FROM)
+        if stratified:
+            # each class spread evenly over the order, so that every stretch of it has its share
+            rank = np.empty(n)
+            for one in range(len(counts)):
+                members = order[classes[order] == one]
+                rank[members] = (np.arange(len(members)) + random.random()) / len(members)
+            order = np.argsort(rank, kind="stable")
+    first = max(1, round(n * SHARES[0]))
+    second = min(n - 1, first + max(1, round(n * SHARES[1])))
+    parts = zip(NAMES, np.split(order, [first, second]), strict=True)
+    made = [Split(name, _reader({key: value[rows] for key, value in arrays.items()})) for name, rows in parts]
+    how = "stratified by class" if stratified else "at random"
+    note = (
+        f"{where} has one split; it was divided {how} (seed 0) into {first}, {second - first} and {n - second} samples"
+    )
+    return Splits(*made, notes=(note,), divided=True)

@@ -1,0 +1,100 @@
+"""Accuracy of many contenders on the same samples, in one pass over the data, each in a process of its own."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from optimize.data import Split
+from optimize.metrics import Metric, first
+from runtime.contender import Contender, Worker
+from runtime.errors import InputError, WorkError
+from runtime.tensors import Array
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What each contender's answers came to.
+
+    Attributes:
+        statistics: by name (samples, k), in the order of the data.
+        failed: name to reason, of those that did not get through.
+        wrong: name to reason, of those that gave NaN or infinity where the original did not.
+    """
+
+    statistics: Mapping[str, Array]
+    failed: Mapping[str, str]
+    wrong: Mapping[str, str]
+
+
+def evaluate(
+    contenders: Sequence[Contender],
+    split: Split,
+    metric: Metric,
+    batch: int,
+    *,
+    own_labels: bool = True,
+    fixed: bool = False,
+    log: Path | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Scores:
+    """Run every contender over a split.
+
+    Args:
+        contenders: the first is the original; its failure is an error.
+        split: with the model's names and dtypes.
+        metric: what to reduce answers to.
+        batch: samples a call.
+        own_labels: without, the original's first output stands for the labels.
+        fixed: the model takes exactly `batch` samples; the last call is filled up, and its surplus dropped.
+        log: where the workers' chatter goes.
+        progress: told how many samples are done.
+
+    Raises:
+        WorkError: the original failed.
+        InputError: the labels do not fit the metric.
+    """
+    original = contenders[0].name
+    found: dict[str, list[Array]] = {contender.name: [] for contender in contenders}
+    failed: dict[str, str] = {}
+    wrong: dict[str, str] = {}
+    workers: dict[str, Worker] = {}
+    seen = 0
+    try:
+        for feeds, labels in split.batches(batch):
+            size = len(next(iter(feeds.values())))
+            if fixed and size < batch:
+                feeds = {name: np.resize(value, (batch, *value.shape[1:])) for name, value in feeds.items()}
+            sound = True
+            for contender in contenders:
+                name = contender.name
+                if name in failed or name in wrong:
+                    continue
+                try:
+                    if name not in workers:
+                        workers[name] = Worker.start(contender, {}, log)
+                    outputs = {key: value[:size] for key, value in workers[name].run(feeds).items()}
+                except (WorkError, InputError) as error:
+                    if name == original:
+                        raise
+                    failed[name] = str(error)
+                    continue
+                odd = [key for key, v in outputs.items() if v.dtype.kind == "f" and not np.isfinite(v).all()]
+                if name == original:
+                    sound = not odd
+                    labels = labels if own_labels else first(outputs)
+                    if labels is None:
+                        raise InputError(f"the split '{split.name}' has no labels for some of its samples.")
+                elif odd and sound:
+                    wrong[name] = f"its output '{odd[0]}' has NaN or infinity where the original's has none"
+                    continue
+                assert labels is not None
+                found[name].append(metric.update(outputs, labels))
+            seen += size
+            progress(seen)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    kept = {name: np.concatenate(parts) for name, parts in found.items() if name not in failed and name not in wrong}
+    return Scores(kept, failed, wrong)

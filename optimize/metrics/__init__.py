@@ -1,0 +1,137 @@
+"""What "accurate" means. One file a metric, each ending in one `METRIC = Metric(...)`; look-up lists this folder.
+
+A metric streams: `update` reduces a batch to a few numbers a sample, `finish` makes one figure of them all. The
+figures of two models on the same samples are then compared in pairs. A user's own function is wrapped by `custom`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optimize.usercode import load_callable
+from runtime import listing
+from runtime.errors import InputError
+from runtime.tensors import Array
+
+Outputs = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        unit: of its value; "share" is 0 to 1, shown in percent.
+        higher_is_better: the sense of a drop follows from it.
+        update: outputs by name (first axis: samples) and the labels -> (samples, k) float64. One column of zeros and
+            ones is a right-or-wrong metric. Raises InputError for labels that cannot be.
+        finish: (samples, k) -> the figure.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    update: Callable[[Outputs, Array], Array]
+    finish: Callable[[Array], float]
+
+
+def get(name: str, better: str | None = None) -> Metric:
+    """The metric of this name, or `module.py:function` wrapped.
+
+    Raises:
+        InputError: there is none, or the user's own lacks `better`.
+    """
+    if ":" in name:
+        return custom(name, better)
+    metric: Metric = listing.get(__name__, name, "metric").METRIC
+    return metric
+
+
+def names() -> list[str]:
+    """All metrics that come with the program."""
+    return listing.names(__name__)
+
+
+def first(outputs: Outputs) -> Array:
+    """The output that the metrics here judge: the first."""
+    return next(iter(outputs.values()))
+
+
+def share(statistics: Array) -> float:
+    """Of what is right: the mean of one column, or the first column's sum over the second's."""
+    if statistics.shape[1] == 1:
+        return float(statistics.mean())
+    return float(statistics[:, 0].sum() / statistics[:, 1].sum())
+
+
+def per_sample(error: Array) -> Array:
+    """The mean over all but the first axis, as one column."""
+    return error.reshape(len(error), -1).mean(1, keepdims=True, dtype=np.float64)
+
+
+def same_shape(value: Array, labels: Array) -> tuple[Array, Array]:
+    """Both in float64; (N, 1) against (N,) is reconciled.
+
+    Raises:
+        InputError: the shapes differ.
+    """
+    if value.shape != labels.shape and value.size == labels.size:
+        labels = labels.reshape(value.shape)
+    if value.shape != labels.shape:
+        raise InputError(f"the output has shape {value.shape}, the labels {labels.shape}; this metric needs the same.")
+    return value.astype(np.float64), labels.astype(np.float64)
+
+
+def custom(place: str, better: str | None) -> Metric:
+    """Wrap a user's `function(outputs, labels)`.
+
+    `outputs` is the array, or a dict by name where the model has several. The function returns an array with one
+    number a sample (their mean is the figure), or one number for all it was given; then it is called once on the
+    whole split, and on each resampling of it.
+
+    Raises:
+        InputError: `better` is neither "higher" nor "lower", or the function is not there.
+    """
+    if better not in ("higher", "lower"):
+        raise InputError(f'the metric \'{place}\' is your own: say better = "higher" or "lower" (got {better!r}).')
+    function = load_callable(place, "metric")
+    shapes: dict[str, tuple[int, ...]] = {}
+    kinds: dict[str, Any] = {}
+
+    def call(outputs: Outputs, labels: Array) -> Array:
+        value = first(outputs) if len(outputs) == 1 else dict(outputs)
+        try:
+            return np.asarray(function(value, labels), np.float64)
+        except Exception as error:
+            raise InputError(f"the metric '{place}' raised {type(error).__name__}: {error}") from error
+
+    def update(outputs: Outputs, labels: Array) -> Array:
+        if not shapes:
+            kinds["each"] = call(outputs, labels).ndim == 1
+            shapes.update({name: value.shape[1:] for name, value in {**outputs, "": labels}.items()})
+            kinds.update({name: value.dtype for name, value in {**outputs, "": labels}.items()})
+        if kinds["each"]:
+            found = call(outputs, labels)
+            if found.shape != (len(labels),):
+                raise InputError(f"the metric '{place}' gave shape {found.shape} for {len(labels)} samples.")
+            return found[:, None]
+        whole = [np.asarray(value).reshape(len(labels), -1) for value in (*outputs.values(), labels)]
+        return np.concatenate(whole, 1, dtype=np.float64)
+
+    def finish(statistics: Array) -> float:
+        if kinds["each"]:
+            return float(statistics.mean())
+        parts, start = {}, 0
+        for name, shape in shapes.items():
+            width = int(np.prod(shape, dtype=int))
+            part = statistics[:, start : start + width].reshape(len(statistics), *shape)
+            parts[name], start = part.astype(kinds[name]), start + width
+        labels = parts.pop("")
+        value = call(parts, labels)
+        if value.ndim or not np.isfinite(value):
+            raise InputError(f"the metric '{place}' gave {value!r}; it returns one finite number, or one a sample.")
+        return float(value)
+
+    return Metric(place, "", better == "higher", update, finish)

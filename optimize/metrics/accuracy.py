@@ -1,0 +1,40 @@
+"""The share of samples (of pixels, where labels are maps) whose largest class score is the label's."""
+
+import numpy as np
+
+from optimize.metrics import Metric, Outputs, first, share
+from runtime.errors import InputError
+from runtime.tensors import Array
+
+
+def class_labels(scores: Array, labels: Array) -> Array:
+    """The labels as whole numbers, checked against the classes on the scores' second axis.
+
+    Raises:
+        InputError: the labels are not class numbers of this model.
+    """
+    if scores.ndim < 2:
+        raise InputError(f"the output has shape {scores.shape}; accuracy needs (samples, classes, ...).")
+    if labels.ndim == 2 and scores.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "biu" or labels.shape != (scores.shape[0], *scores.shape[2:]):
+        raise InputError(
+            f"labels of dtype {labels.dtype} and shape {labels.shape} do not fit an output of shape {scores.shape}: "
+            "accuracy needs one whole number a sample."
+        )
+    if labels.min() < 0 or labels.max() >= scores.shape[1]:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise InputError(f"label {wrong} is outside the model's classes, 0 to {scores.shape[1] - 1}.")
+    return labels
+
+
+def _update(outputs: Outputs, labels: Array) -> Array:
+    scores = first(outputs)
+    right = scores.argmax(1) == class_labels(scores, labels)
+    if right.ndim == 1:
+        return right[:, None].astype(np.float64)
+    flat = right.reshape(len(right), -1)
+    return np.stack([flat.sum(1), np.full(len(flat), flat.shape[1])], 1).astype(np.float64)
+
+
+METRIC = Metric("accuracy", "share", True, _update, share)

@@ -1,0 +1,17 @@
+"""The share of samples whose label is among the five largest class scores."""
+
+import numpy as np
+
+from optimize.metrics import Metric, Outputs, first, share
+from optimize.metrics.accuracy import class_labels
+from runtime.tensors import Array
+
+
+def _update(outputs: Outputs, labels: Array) -> Array:
+    scores = first(outputs)
+    labels = class_labels(scores, labels)
+    own = np.take_along_axis(scores, labels[:, None].astype(np.int64), 1)
+    return ((scores > own).sum(1, keepdims=True) < 5).astype(np.float64)
+
+
+METRIC = Metric("top5", "share", True, _update, share)

@@ -1,0 +1,279 @@
+"""The whole way: from a recipe to a bundle and a report."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimize import judge, plan, recipe, select
+from optimize.build import Builder, Built, Lost
+from optimize.evaluate import evaluate
+from optimize.folder import LOG, claim, logging_to
+from optimize.plan import Candidate, role_of
+from optimize.progress import Progress
+from optimize.recipe import Recipe
+from optimize.report import Accuracy, Headline, Report, Row, json, markdown
+from optimize.pack import write_bundle
+from optimize.select import Choice
+from optimize.steps import name_of
+from optimize.subject import Subject, prepare
+from runtime import host
+from runtime.errors import InputError, WorkError
+from runtime.measure import Measurement, measure
+
+SCREENING_ROUNDS = 3
+STAGES = 7
+DISTRIBUTIONS = (
+    "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "scikit-learn",
+    "scipy", "safetensors", "tensorrt",
+)  # fmt: skip
+
+ORIGINAL = "original"
+
+Rows = dict[str, Row]  # by name, the original's among them
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the stages share."""
+
+    asked: Recipe
+    subject: Subject
+    candidates: Sequence[Candidate]
+    built: Mapping[str, Built]
+    log: Path
+    progress: Progress
+
+
+def run(
+    what: Recipe | str | Path, *, out: str | Path = "optimized", strict: bool = False, silent: bool = False
+) -> Report:
+    """Do what a recipe says; write DIR/bundle, report.json, report.md and log.txt.
+
+    Args:
+        what: a recipe, or the path of one.
+        out: the folder; what an earlier run left there is replaced when this one has its result.
+        strict: a verdict `cannot tell` counts as a constraint that is not met.
+        silent: no progress on standard error.
+
+    Returns:
+        The report; its `exit_code` is 0, or 1 where a constraint is not met.
+
+    Raises:
+        InputError: something given cannot be used; nothing was written.
+        WorkError: the work failed; log.txt says more.
+    """
+    asked = what if isinstance(what, Recipe) else recipe.load(Path(what))
+    existed = Path(out).exists()
+    folder = claim(Path(out))
+    work = Path(tempfile.mkdtemp(prefix=".work-", dir=folder))
+    progress = Progress(STAGES, silent=silent)
+    keep_log = True
+    try:
+        with logging_to(work / LOG):
+            return _whole_way(asked, folder, work, progress, strict)
+    except InputError:
+        keep_log = False
+        raise
+    except OSError as error:
+        raise WorkError(f"{error.strerror or error}: {error.filename or folder}") from error
+    finally:
+        progress.close()
+        if keep_log and (work / LOG).exists():
+            shutil.copyfile(work / LOG, folder / LOG)
+        shutil.rmtree(work, ignore_errors=True)
+        if not keep_log and not existed:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict: bool) -> Report:
+    begun, machine, log = time.monotonic(), host.facts(), work / LOG
+
+    progress.stage("check the model and the data")
+    subject = prepare(asked, progress, log)
+    candidates = plan.expand(asked, machine)
+
+    progress.stage("make the candidates")
+    built, rows = _build(candidates, Builder(subject.model, subject.splits, subject.axes, work, log, progress))
+    run = _Run(asked, subject, candidates, built, log, progress)
+
+    progress.stage("accuracy on validate")
+    rows[ORIGINAL] = Row(name=ORIGINAL, engine=asked.model_spec().source, status="measured")
+    rows, max_drop = _accuracy(run, rows, "validate_", None)
+
+    progress.stage("latency, a first look")
+    timed = [built[name].contender for name, row in rows.items() if row.status == "built, not measured"]
+    screening = measure(
+        [subject.contender, *timed], subject.feeds, rounds=SCREENING_ROUNDS, twin=False, log=log,
+        seed=asked.measure.seed, progress=progress.count,
+    )  # fmt: skip
+    rows = _latency(rows, screening, screening.margin)
+    if not any(row.status == "measured" for name, row in rows.items() if name != ORIGINAL):
+        reasons = "; ".join(f"{name}: {row.reason}" for name, row in rows.items() if name != ORIGINAL)
+        raise WorkError(f"no candidate could be measured: {reasons}")
+    choices = _choose(run, rows, max_drop, screening.margin)
+    chosen = {target: choice.name for target, choice in choices.items() if choice.name}
+
+    progress.stage("accuracy on test")
+    rows, _ = _accuracy(run, rows, "accuracy", max_drop)
+
+    progress.stage("latency of the chosen, once more")
+    finalists = _finalists(run, rows, chosen)
+    last = measure(
+        [subject.contender, *(built[name].contender for name in finalists)], subject.feeds,
+        budget_s=asked.measure.budget * len(finalists), log=log, seed=asked.measure.seed, progress=progress.count,
+    )  # fmt: skip
+    rows = _latency(rows, screening, last.margin)  # the machine's floor is known now: the first look may claim no more
+    headline, rows = _headline(run, rows, last, chosen)
+
+    progress.stage("write the bundle")
+    picked = [rows[name] for name in chosen.values()]
+    exceeds = any(row.accuracy and row.accuracy.verdict == "exceeds" for row in picked)
+    untold = any(row.validate_ and row.validate_.verdict == "cannot tell" for row in picked)
+    unmet = any(choice.closest or not choice.name for choice in choices.values())
+    report = Report(
+        made_with=host.versions(DISTRIBUTIONS),
+        made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        machine=machine.to_json(),
+        recipe=asked.plain(),
+        data=subject.facts,
+        inputs=[str(spec) for spec in subject.inputs],
+        outputs=[str(spec) for spec in next(iter(built.values())).model.specs.outputs],
+        batch=subject.batch,
+        max_drop=max_drop,
+        objective=asked.constraints.objective,
+        original=rows.pop(ORIGINAL),
+        candidates=list(rows.values()),
+        screening=judge.timing(screening),
+        headline=headline,
+        chosen=chosen,
+        why={target: choice.why for target, choice in choices.items()},
+        closest={target: choice.closest for target, choice in choices.items() if choice.closest},
+        notes=list(subject.notes),
+        seconds=time.monotonic() - begun,
+        exit_code=1 if unmet or exceeds or (strict and untold) else 0,
+        bundle="bundle" if chosen else None,
+    )
+    written = [json.write(report, work), markdown.write(report, work)]
+    if chosen:
+        write_bundle(out / "bundle", report, candidates, built, subject, written)
+    for file in written:
+        shutil.move(file, out / file.name)
+    return report
+
+
+def _build(candidates: Sequence[Candidate], builder: Builder) -> tuple[dict[str, Built], Rows]:
+    built: dict[str, Built] = {}
+    rows: Rows = {}
+    for candidate in candidates:
+        made = builder.build(candidate)
+        found: dict[str, Any]
+        if isinstance(made, Lost):
+            found = {"status": made.status, "reason": made.reason}
+        else:
+            built[candidate.name] = made
+            found = {
+                "status": "cannot build here" if candidate.why_not else "built, not measured",
+                "reason": candidate.why_not or "",
+                "size_bytes": made.size_bytes,
+                "precision": made.precision,
+                "notes": list(made.notes),
+            }
+        rows[candidate.name] = Row(
+            name=candidate.name,
+            target=candidate.target.name,
+            engine=candidate.target.engine,
+            steps=[{"use": name_of(step), **step.model_dump(mode="json")} for step in candidate.steps],
+            options=dict(candidate.options),
+            **found,
+        )
+    return built, rows
+
+
+def _accuracy(run: _Run, rows: Rows, field: str, max_drop: float | None) -> tuple[Rows, float]:
+    """Put the accuracy on one split into every row; without `max_drop` it follows from the original's value."""
+    subject = run.subject
+    split = subject.splits.validate if field == "validate_" else subject.splits.test
+    total = subject.facts.splits[split.name].samples
+    alive = [built.contender for name, built in run.built.items() if rows[name].status not in ("failed", "wrong")]
+    scores = evaluate(
+        [subject.contender, *alive], split, subject.metric, subject.evaluate_batch,
+        own_labels=subject.own_labels, fixed=subject.fixed, log=run.log,
+        progress=lambda done: run.progress.count(done, total, f"{len(alive) + 1} models"),
+    )  # fmt: skip
+    yardstick = scores.statistics[ORIGINAL]
+    found = judge.accuracy(subject.metric, yardstick, None, 0.0)
+    if max_drop is None:
+        max_drop = recipe.allowed_drop(run.asked.constraints.max_drop, found.value)
+    changed = {**rows, ORIGINAL: rows[ORIGINAL].model_copy(update={field: found})}
+    for lost, status in ((scores.failed, "failed"), (scores.wrong, "wrong")):
+        for name, reason in lost.items():
+            changed[name] = rows[name].model_copy(update={"status": status, "reason": reason})
+    for name, statistics in scores.statistics.items():
+        if name != ORIGINAL:
+            part = judge.accuracy(subject.metric, yardstick, statistics, max_drop)
+            changed[name] = rows[name].model_copy(update={field: part})
+    return changed, max_drop
+
+
+def _latency(rows: Rows, found: Measurement, margin: float) -> Rows:
+    """Put a measurement into the rows of those that were in it."""
+    changed = dict(rows)
+    for name, reason in found.failed.items():
+        changed[name] = rows[name].model_copy(update={"status": "failed", "reason": reason})
+    for name, trace in found.traces.items():
+        seen = {
+            "status": "measured",
+            "latency": judge.latency(found, name, margin),
+            "threads": trace.threads,
+            "cold_start_ms": float(np.median(trace.cold_start_ms)),
+            "peak_memory_bytes": trace.peak_memory_bytes or None,
+        }
+        changed[name] = rows[name].model_copy(update=seen)
+    return changed
+
+
+def _choose(run: _Run, rows: Rows, max_drop: float, margin: float) -> dict[str, Choice]:
+    choices = {}
+    for target in run.asked.targets:
+        own = [candidate for candidate in run.candidates if candidate.target.name == target]
+        if own[0].why_not:
+            choices[target] = select.unbuilt(rows[own[0].name], max_drop)
+            continue
+        plain = role_of(run.candidates, target, "plain")
+        choices[target] = select.choose(
+            [rows[candidate.name] for candidate in own],
+            run.asked.constraints.objective,
+            max_drop,
+            plain.name,
+            margin,
+            run.subject.batch,
+        )
+    return choices
+
+
+def _finalists(run: _Run, rows: Rows, chosen: Mapping[str, str]) -> list[str]:
+    """The chosen ones that run here, each with its target's plain and default engine."""
+    names: list[str] = []
+    for target, name in chosen.items():
+        names += [name, *(role_of(run.candidates, target, role).name for role in ("plain", "vendor"))]
+    return [name for name in dict.fromkeys(names) if rows[name].status == "measured"]
+
+
+def _headline(run: _Run, rows: Rows, last: Measurement, chosen: Mapping[str, str]) -> tuple[Headline, Rows]:
+    targets, changed = {}, dict(rows)
+    for target, name in chosen.items():
+        if name in last.traces:
+            plain, default = (role_of(run.candidates, target, role).name for role in ("plain", "vendor"))
+            targets[target] = final = judge.final(last, name, plain, default)
+            changed[name] = rows[name].model_copy(
+                update={"ratio_to_plain": final.ratio_to_plain, "ratio_to_default": final.ratio_to_default}
+            )
+    headline = Headline(timing=judge.timing(last), original=judge.latency(last, ORIGINAL, last.margin), targets=targets)
+    return headline, changed

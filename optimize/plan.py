@@ -1,0 +1,64 @@
+"""The candidates that a recipe stands for: for each target its plain model, its vendor's default, and the steps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import targets as target_folder
+from optimize.recipe import Recipe
+from optimize.steps import Settings
+from runtime.host import Host
+from targets import Scheme, Target
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way the bundle could be made.
+
+    Attributes:
+        role: `plain` (unoptimized fp32), `vendor` (as the engine's vendor ships it) or `steps` (as the recipe asks).
+        options: what the engine is opened with.
+        why_not: why its target cannot be built here; None where it can.
+    """
+
+    name: str
+    role: str
+    target: Target
+    steps: tuple[Settings, ...]
+    options: Mapping[str, Any]
+    scheme: Scheme
+    why_not: str | None = field(default=None)
+
+
+def expand(recipe: Recipe, host: Host) -> list[Candidate]:
+    """The candidates of a recipe, target by target.
+
+    The exact steps make the plain model; where the recipe has no others, that is all there is beside the vendor's
+    default. Of a target that cannot be built here only the steps are kept: they travel as a source.
+    """
+    steps = recipe.all_steps()
+    exact = tuple(step for step in steps if step.exact)
+    found: list[Candidate] = []
+    for name, asked in recipe.targets.items():
+        target = target_folder.get(name)
+        scheme = target.scheme(asked.get("cpu", "host"), host)
+        options, why_not = target.engine_options(asked), target.why_not()
+        plain = Candidate(f"{name}-fp32", "plain", target, exact, options, scheme, why_not)
+        made = [plain]
+        if target.vendor != options:
+            made.append(Candidate(f"{name}-default", "vendor", target, exact, target.vendor, scheme, why_not))
+        if steps != exact:
+            made.append(Candidate(f"{name}-{_label(steps)}", "steps", target, steps, options, scheme, why_not))
+        found += [made[-1] if steps != exact else plain] if why_not else made
+    return found
+
+
+def role_of(candidates: Sequence[Candidate], target: str, role: str) -> Candidate:
+    """The candidate of a target in a role; where there is none of its own, the target's first: the plain one, or the
+    only one of a target that cannot be built here."""  # noqa: D209
+    own = [candidate for candidate in candidates if candidate.target.name == target]
+    return next((candidate for candidate in own if candidate.role == role), own[0])
+
+
+def _label(steps: Sequence[Settings]) -> str:
+    return "-".join(step.label for step in steps if step.label)

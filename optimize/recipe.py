@@ -1,0 +1,284 @@
+"""What the user asks for: a TOML file, or flags that make the same thing."""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+import targets as target_folder
+from optimize import sources, steps
+from optimize.models import OnnxModel, TorchModel
+from optimize.sources import ModelSpec
+from optimize.steps import Settings
+from runtime import listing
+from runtime.errors import InputError
+from runtime.tensors import TensorSpec
+
+Objective = Literal["latency", "size", "memory", "throughput"]
+_DROP = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(pp|%)?\s*$")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Input(_Table):
+    """One input: a name in `shape` is a dynamic axis."""
+
+    shape: tuple[int | str, ...] = Field(min_length=1)
+    dtype: str = "float32"
+
+    @field_validator("dtype")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        import numpy as np
+
+        try:
+            return np.dtype(value).name
+        except TypeError:
+            raise ValueError(f"{value!r} is not a numpy dtype, float32 say") from None
+
+    @field_validator("shape")
+    @classmethod
+    def _positive(cls, value: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        if any(isinstance(size, int) and size < 1 for size in value):
+            raise ValueError(f"{list(value)} has a size below 1; name an axis to leave it open")
+        return value
+
+
+class Axis(_Table):
+    """The sizes of a dynamic axis: engines are measured at `best`, and must hold from `min` to `max`."""
+
+    min: int = Field(default=1, ge=1)
+    best: int = Field(default=1, ge=1)
+    max: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Axis":
+        if not self.min <= self.best <= self.max:
+            raise ValueError(f"min {self.min}, best {self.best}, max {self.max} are not in this order")
+        return self
+
+
+class Model(_Table):
+    """[model]: `path` is an .onnx file, `entry` is file.py:callable."""
+
+    source: str | None = None
+    path: str | None = None
+    entry: str | None = None
+    weights: str | None = None
+    trust: bool = False
+    threads: int | None = Field(default=None, ge=1)
+    inputs: dict[str, Input] = Field(default_factory=dict)
+    axes: dict[str, Axis] = Field(default_factory=dict)
+
+
+class Data(_Table):
+    """[data]: `path` is an .npz file, `entry` is file.py:callable."""
+
+    source: str | None = None
+    path: str | None = None
+    entry: str | None = None
+    metric: str | None = None
+    better: Literal["higher", "lower"] | None = None
+
+
+class Constraints(_Table):
+    """[constraints]: `max_drop` in the metric's unit, or "0.5pp", or "1%" of the original's value."""
+
+    max_drop: float | str = "1pp"
+    objective: Objective = "latency"
+
+    @field_validator("max_drop")
+    @classmethod
+    def _readable(cls, value: float | str) -> float | str:
+        allowed_drop(value, 1.0)
+        return value
+
+
+class Measure(_Table):
+    """[measure]: seconds for a pair, before which a measurement goes on until it is precise; seed of the orders."""
+
+    budget: float = Field(default=20.0, gt=0)
+    seed: int = 0
+
+
+class Recipe(_Table):
+    """All that a run needs to know; paths in it are relative to `folder`."""
+
+    folder: Path = Field(default=Path(), exclude=True)
+    model: Model
+    data: Data
+    steps: tuple[Any, ...] = ()
+    targets: dict[str, dict[str, Any]] = Field(min_length=1)
+    constraints: Constraints = Constraints()
+    measure: Measure = Measure()
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _steps(cls, value: Any) -> tuple[Settings, ...]:
+        return tuple(_step(table) for table in value)
+
+    @field_validator("targets")
+    @classmethod
+    def _targets(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, options in value.items():
+            target_folder.get(name).engine_options(options)
+        return value
+
+    def model_spec(self) -> ModelSpec:
+        """The model in plain values."""
+        model = self.model
+        place = self._resolve(_place("model", model))
+        return ModelSpec(
+            source=model.source or sources.detect(place),
+            place=place,
+            weights=self._resolve(model.weights) if model.weights else None,
+            inputs=tuple(TensorSpec(name, one.dtype, one.shape) for name, one in model.inputs.items()),
+            trust=model.trust,
+            threads=model.threads,
+        )
+
+    def data_place(self) -> str:
+        """A path, or file.py:callable."""
+        return self._resolve(_place("data", self.data))
+
+    def metric(self) -> str | None:
+        """A metric's name, or file.py:function; None where the data decides."""
+        name = self.data.metric
+        return self._resolve(name) if name and ":" in name else name
+
+    def all_steps(self) -> tuple[Settings, ...]:
+        """The steps with export and simplify put in; raises InputError for an order that cannot be."""
+        source = self.model.source or sources.detect(_place("model", self.model))
+        return steps.complete(self.steps, TorchModel if source == "torch" else OnnxModel)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values, the steps with their names."""
+        data = self.model_dump(mode="json", exclude={"steps"}, exclude_none=True)
+        return {**data, "steps": [{"use": steps.name_of(s), **s.model_dump(mode="json")} for s in self.steps]}
+
+    def _resolve(self, place: str) -> str:
+        return str((self.folder / place).absolute())
+
+
+def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; `changes` are KEY=VALUE as the command line's --set has them.
+
+    Raises:
+        InputError: no such file, not TOML, or a key or value that cannot be; the nearest key is named.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the recipe {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+    for change in changes:
+        _set(table, change)
+    return from_table(table, path.parent)
+
+
+def from_table(table: Mapping[str, Any], folder: Path) -> Recipe:
+    """Check a recipe whose paths are relative to `folder`.
+
+    Raises:
+        InputError: as `load`.
+    """
+    try:
+        recipe = Recipe.model_validate({**table, "folder": folder})
+    except ValidationError as error:
+        raise InputError(_explain(error)) from error
+    recipe.all_steps()
+    for name, one in recipe.model.axes.items():
+        known = {size for spec in recipe.model.inputs.values() for size in spec.shape if isinstance(size, str)}
+        if known and name not in known:
+            raise InputError(f"[model.axes] {listing.unknown('axis', name, known)} ({one})")
+    return recipe
+
+
+def allowed_drop(value: float | str, original: float) -> float:
+    """The largest drop in the metric's unit: 0.005, "0.5pp" or "1%" of the original's value.
+
+    Raises:
+        ValueError: it is none of these, or negative.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        number, unit = float(value), None
+    else:
+        found = _DROP.match(str(value))
+        if not found:
+            raise ValueError(f'{value!r} is not a drop: give 0.005, "0.5pp" or "1%"')
+        number, unit = float(found[1]), found[2]
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{value!r} is not a drop: it must be 0 or more")
+    return number / 100 * (abs(original) if unit == "%" else 1.0) if unit else number
+
+
+def _step(table: Any) -> Settings:
+    if isinstance(table, Settings):
+        return table
+    if not isinstance(table, Mapping) or not isinstance(table.get("use"), str):
+        raise InputError(f'a step is a table with use = "..."; got {table!r}. Known: {", ".join(steps.names())}.')
+    name = table["use"]
+    try:
+        return steps.get(name).model_validate({key: value for key, value in table.items() if key != "use"})
+    except ValidationError as error:
+        raise InputError(f"the step '{name}': {_explain(error, steps.get(name))}") from error
+
+
+def _place(section: str, table: Model | Data) -> str:
+    if (table.path is None) == (table.entry is None):
+        raise InputError(f'[{section}] needs one of path = "file" and entry = "file.py:callable".')
+    return str(table.path or table.entry)
+
+
+def _set(table: dict[str, Any], change: str) -> None:
+    key, sign, text = change.partition("=")
+    if not sign or not key.strip():
+        raise InputError(f"--set takes KEY=VALUE, constraints.max_drop=0.02 say; got '{change}'.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *parents, last = key.strip().split(".")
+    place: Any = table
+    for part in parents:
+        place = place[int(part)] if isinstance(place, list) and part.isdigit() else place.setdefault(part, {})
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise InputError(f"--set {key}: there is no such place in the recipe.")
+
+
+def _explain(error: ValidationError, root: type[BaseModel] = Recipe) -> str:
+    """The first thing that is wrong, in one sentence; for an unknown key the nearest that there is."""
+    first = error.errors()[0]
+    *parents, last = first["loc"] or ("",)
+    place = ".".join(map(str, first["loc"])) or "the recipe"
+    if first["type"] == "extra_forbidden":
+        known = _keys(root, parents)
+        return listing.unknown(f"key in [{'.'.join(map(str, parents))}]" if parents else "key", str(last), known)
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Exception):
+        return f"{place}: {cause}"
+    return f"{place} = {first['input']!r}: {first['msg']}" if first["type"] != "missing" else f"{place} is missing."
+
+
+def _keys(model: Any, parents: Sequence[int | str]) -> list[str]:
+    """The fields of the table at a place in the recipe."""
+    for part in parents:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            model = model.model_fields[str(part)].annotation
+        else:  # dict[str, X]: any name leads to X
+            model = model.__args__[-1]
+    return (
+        [name for name in model.model_fields if name != "folder"]
+        if isinstance(model, type) and issubclass(model, BaseModel)
+        else []
+    )

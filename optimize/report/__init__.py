@@ -1,0 +1,168 @@
+"""The report: what was asked, seen and chosen. report.json is this, the other forms are drawn from it.
+
+One file a form, each with `write(report, folder) -> Path` or, for the terminal, `show(report)`.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+
+Status = Literal["measured", "wrong", "failed", "dropped", "built, not measured", "cannot build here"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Accuracy(_Part):
+    """Of one contender on one split. `drop` is original minus candidate, positive is worse, in the metric's unit;
+    `low` and `high` are one-sided 95 % bounds, paired on the same samples."""  # noqa: D205, D209
+
+    metric: str
+    value: float
+    drop: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    verdict: Literal["within", "exceeds", "cannot tell"] | None = None
+    samples: int
+    samples_that_tell: int | None = None
+    changed_p: float | None = None
+
+
+class RatioPart(_Part):
+    """Time of the base over time of this: above 1 is faster; two-sided 95 % interval over rounds."""
+
+    ratio: float
+    low: float
+    high: float
+    verdict: Literal["faster", "slower", "no difference", "cannot tell"]
+
+
+class Latency(_Part):
+    """Milliseconds a call, host to host, at the batch named in the report; ratio to the original, which has none.
+
+    `raw` has the nanoseconds of each call, a list a round.
+    """
+
+    p50_ms: float
+    p50_interval_ms: tuple[float, float]
+    p90_ms: float
+    p90_interval_ms: tuple[float, float]
+    p99_ms: float
+    p99_interval_ms: tuple[float, float]
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    verdict: Literal["faster", "slower", "no difference", "cannot tell"] | None = None
+    rounds: int
+    samples: int
+    raw: list[list[int]]
+
+
+class Row(_Part):
+    """A candidate, or the original. A figure that was not measured is null.
+
+    `accuracy` is on test, `validate` is what the choice looked at.
+    """
+
+    name: str
+    target: str | None = None
+    engine: str
+    steps: list[dict[str, Any]] = Field(default_factory=list)
+    options: dict[str, Any] = Field(default_factory=dict)
+    status: Status
+    reason: str = ""
+    precision: str = ""
+    threads: int | None = None
+    validate_: Accuracy | None = Field(default=None, alias="validate")
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+    ratio_to_plain: RatioPart | None = None
+    ratio_to_default: RatioPart | None = None
+    cold_start_ms: float | None = None
+    size_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    notes: list[str] = Field(default_factory=list)
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Timing(_Part):
+    """How one interleaved measurement went. `floor` is the half-width of the original against itself (a share)."""
+
+    rounds: int
+    stopped: Literal["precision", "budget", "rounds"]
+    floor: float | None
+    margin: float
+    quiet: str
+    restless: int
+
+
+class Final(_Part):
+    """One target's chosen engine, measured once more after the choice."""
+
+    name: str
+    latency: Latency
+    ratio_to_plain: RatioPart | None
+    ratio_to_default: RatioPart | None
+
+
+class Headline(_Part):
+    """The last run: the chosen ones with the original, the plain and the default engines, all in the same rounds."""
+
+    timing: Timing
+    original: Latency
+    targets: dict[str, Final]
+
+
+class SplitFacts(_Part):
+    """One split of the data."""
+
+    samples: int
+    sha256: str
+
+
+class Data(_Part):
+    """The data as it was read."""
+
+    place: str
+    labels: bool
+    metric: str
+    unit: str
+    higher_is_better: bool
+    splits: dict[str, SplitFacts]
+
+
+class Report(_Part):
+    """report.json, format 1."""
+
+    schema_: int = Field(default=SCHEMA, alias="schema")
+    made_with: dict[str, str]
+    made_at: str
+    machine: dict[str, Any]
+    recipe: dict[str, Any]
+    data: Data
+    inputs: list[str]
+    outputs: list[str]
+    batch: int
+    max_drop: float
+    objective: Literal["latency", "size", "memory", "throughput"]
+    original: Row
+    candidates: list[Row]
+    screening: Timing | None
+    headline: Headline | None
+    chosen: dict[str, str]
+    why: dict[str, str]
+    closest: dict[str, str]
+    notes: list[str]
+    seconds: float
+    exit_code: int
+    bundle: str | None
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    def row(self, name: str) -> Row:
+        """A candidate by name; raises KeyError."""
+        return {row.name: row for row in self.candidates}[name]

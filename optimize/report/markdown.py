@@ -1,0 +1,50 @@
+"""report.md: the report for a pull request or a wiki."""
+
+from pathlib import Path
+
+from optimize.report import Report, words
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write report.md into a folder."""
+    path = folder / "report.md"
+    path.write_text(text(report), encoding="utf-8")
+    return path
+
+
+def text(report: Report) -> str:
+    """The report in Markdown."""
+    parts = ["# What was optimized, and what came of it", ""]
+    parts += [f"- **{line}**" for line in words.first_lines(report)]
+    parts += ["", "## Chosen", ""]
+    parts += [f"- {line}" for line in words.headline(report)]
+    header, *rows = words.table(report)
+    parts += ["", "## Candidates", "", _row(header), _row(["---"] * len(header)), *map(_row, rows)]
+    parts += [
+        "",
+        f"{words.measured_how(report)} A ratio is the original's time over the candidate's: above 1 is faster. "
+        f"A drop is the original's {report.data.metric} minus the candidate's on *test*, its interval paired on the same "
+        f"samples; allowed: {words.drop_limit(report)}. Ratios in the table are from the first look at all candidates, "
+        "those under Chosen from the last run. * chosen.",
+        "",
+        "## What ran",
+        "",
+        "| candidate | engine | precision | threads | cold start ms | peak memory MiB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in (report.original, *report.candidates):
+        cells = (
+            row.name, row.engine, row.precision, str(row.threads or ""),
+            "" if row.cold_start_ms is None else f"{row.cold_start_ms:.0f}",
+            "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:.0f}",
+        )  # fmt: skip
+        parts.append(_row(cells))
+    notes = [*report.notes, *dict.fromkeys(note for row in report.candidates for note in row.notes)]
+    parts += ["", "## Notes", "", *(f"- {note}" for note in notes)] if notes else []
+    versions = ", ".join(f"{name} {version}" for name, version in report.made_with.items())
+    parts += ["", f"Made {report.made_at} in {report.seconds:.0f} s with {versions}.", ""]
+    return "\n".join(parts)
+
+
+def _row(cells: list[str] | tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

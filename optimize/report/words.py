@@ -1,0 +1,150 @@
+"""The report in words and table cells, shared by every form that a person reads."""
+
+from collections.abc import Sequence
+
+from optimize.report import Accuracy, Latency, RatioPart, Report, Row
+
+HEADER = ("candidate", "status", "{metric}", "drop [90 % interval]", "", "p50 ms", "ratio [95 % interval]", "", "MiB")
+
+
+def first_lines(report: Report) -> list[str]:
+    """What must be known before any figure: what is not met, not told, not built, not faster, not quiet."""
+    lines = []
+    for target, name in report.closest.items():
+        lines.append(f"NOT MET on {target}: no candidate holds {drop_limit(report)}; the closest is {name}.")
+    for target, name in report.chosen.items():
+        row = report.row(name)
+        for label, seen in (("test", row.accuracy), ("validate", row.validate_)):
+            if seen and seen.verdict == "exceeds":
+                lines.append(
+                    f"EXCEEDS on {label}: {name} loses {figure(report, seen.drop)}, more than {drop_limit(report)}."
+                )
+            if seen and seen.verdict == "cannot tell":
+                more = f"; {seen.samples_that_tell:,} samples would tell" if seen.samples_that_tell else ""
+                lines.append(
+                    f"CANNOT TELL on {label} whether {name} stays within {drop_limit(report)}: "
+                    f"drop {interval(report, seen)} from {seen.samples:,} samples{more}."
+                )
+    for row in report.candidates:
+        if row.status in ("failed", "wrong"):
+            lines.append(f"{row.status.upper()}: {row.name}: {row.reason}")
+        elif row.status == "cannot build here":
+            lines.append(f"CANNOT BUILD HERE: {row.target}: {row.reason}")
+        elif row.name.endswith("int8") and row.latency and row.latency.verdict == "slower":
+            lines.append(f"SLOWER than the original: {row.name}, {ratio(row.latency)}.")
+    if report.headline:
+        for final in report.headline.targets.values():
+            for part, other in (
+                (final.ratio_to_plain, "its plain fp32 engine"),
+                (final.ratio_to_default, "its vendor's default"),
+            ):
+                if part and part.verdict == "slower":
+                    lines.append(f"SLOWER than {other}: {final.name}, {ratio(part)}.")
+        timing = report.headline.timing
+        if timing.floor and timing.floor > 0.02:
+            lines.append(
+                f"NOISY: the original against itself cannot be told apart within ±{timing.floor:.1%}; "
+                "ratios nearer to 1 than that say nothing. Stop other work on this machine and run again."
+            )
+        if timing.stopped == "budget":
+            lines.append(
+                f"The last measurement ended by its budget after {timing.rounds} rounds, "
+                "before every interval was within ±2 %; --set measure.budget=60 gives it longer."
+            )
+        if timing.quiet != "CPU time":
+            lines.append("CPU times cannot be read here: a fixed pause stood between blocks, which is less sure.")
+        if timing.restless:
+            lines.append(f"{timing.restless} blocks began while another contender's threads were still busy.")
+    return lines
+
+
+def table(report: Report) -> list[list[str]]:
+    """The candidates as text cells, the header first, the original next; * marks the chosen."""
+    header = [cell.format(metric=report.data.metric) for cell in HEADER]
+    rows = [_cells(report, report.original)]
+    rows += [_cells(report, row) for row in report.candidates]
+    return [header, *rows]
+
+
+def headline(report: Report) -> list[str]:
+    """A sentence a target: the chosen one, measured once more."""
+    lines = []
+    for target, name in report.chosen.items():
+        final = report.headline.targets.get(target) if report.headline else None
+        if final is None:
+            lines.append(f"{target}: {name}; {report.why[target]}")
+            continue
+        parts = [f"{ratio(final.latency)} the original's speed ({final.latency.verdict})"]
+        for part, other in ((final.ratio_to_plain, "plain fp32"), (final.ratio_to_default, "the vendor's default")):
+            if part:
+                parts.append(f"{ratio(part)} {other} ({part.verdict})")
+        lines.append(
+            f"{target}: {name}, p50 {final.latency.p50_ms:.3g} ms; {', '.join(parts)}. Chosen: {report.why[target]}."
+        )
+    lines += [f"{target}: nothing chosen; {why}" for target, why in report.why.items() if target not in report.chosen]
+    return lines
+
+
+def measured_how(report: Report) -> str:
+    """On what, and how, in one sentence."""
+    machine = report.machine
+    cores = f"{machine['cores']} core{'s' if machine['cores'] != 1 else ''}"
+    splits = ", ".join(f"{facts.samples:,} {name}" for name, facts in report.data.splits.items())
+    text = f"Measured on {machine['cpu']} ({cores}) at batch {report.batch}; data: {splits}"
+    if report.headline:
+        timing = report.headline.timing
+        floor = f", the original against itself ±{timing.floor:.1%}" if timing.floor is not None else ""
+        text += f"; last run {timing.rounds} rounds of fresh processes, interleaved{floor}"
+    return text + "."
+
+
+def drop_limit(report: Report) -> str:
+    """The largest drop allowed, in the metric's unit."""
+    return figure(report, report.max_drop)
+
+
+def figure(report: Report, value: float) -> str:
+    """A drop: percentage points where the metric is a share."""
+    return (
+        f"{value * 100:.2f} pp"
+        if report.data.unit == "share"
+        else f"{value:.4g}{' ' + report.data.unit if report.data.unit else ''}"
+    )
+
+
+def interval(report: Report, seen: Accuracy) -> str:
+    """A drop with its bounds."""
+    if report.data.unit == "share":
+        return f"{seen.drop * 100:+.2f} [{seen.low * 100:+.2f}, {seen.high * 100:+.2f}] pp"
+    return f"{seen.drop:+.4g} [{seen.low:+.4g}, {seen.high:+.4g}]"
+
+
+def ratio(part: RatioPart | Latency) -> str:
+    """A ratio with its interval."""
+    return f"{part.ratio:.2f} x [{part.low:.2f}, {part.high:.2f}]"
+
+
+def load_lines(bundle: str) -> list[str]:
+    """How to run a bundle in Python."""
+    return ["import runtime", f'model = runtime.load("{bundle}")', "y = model(x)"]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[int]:
+    """The width of each column."""
+    return [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+
+
+def _cells(report: Report, row: Row) -> list[str]:
+    seen, time = row.accuracy, row.latency
+    share = report.data.unit == "share"
+    return [
+        f"{row.name} *" if row.name in report.chosen.values() else row.name,
+        row.status,
+        "" if seen is None else f"{seen.value:.2%}" if share else f"{seen.value:.5g}",
+        "" if seen is None or seen.verdict is None else interval(report, seen),
+        (seen.verdict or "") if seen else "",
+        "" if time is None else f"{time.p50_ms:.3f}",
+        "" if time is None or time.ratio is None else ratio(time),
+        (time.verdict or "") if time else "",
+        "" if row.size_bytes is None else f"{row.size_bytes / 2**20:.2f}",
+    ]

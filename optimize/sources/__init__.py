@@ -1,0 +1,96 @@
+"""One file a framework, each with the same names; look-up lists this folder.
+
+    claims(place)    whether this looks like a model of this framework
+    load(spec)       -> Original
+
+A worker process imports this module to run an original, so nothing heavy is imported here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime import listing
+from runtime.contender import Contender
+from runtime.engines import Session
+from runtime.errors import InputError
+from runtime.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, in plain values, so that another process can load it too.
+
+    Attributes:
+        source: a file in this folder.
+        place: a path, or `file.py:callable` that returns the model.
+        weights: a checkpoint for what the callable returns.
+        inputs: names, dtypes and shapes; empty where the file says them itself.
+        trust: the user allows unpickling.
+        threads: for running the original; None for all cores.
+    """
+
+    source: str
+    place: str
+    weights: str | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    trust: bool = False
+    threads: int | None = None
+
+    def contender(self, name: str = "original") -> Contender:
+        """The original as one more contender, in a process of its own."""
+        plain = {**asdict(self), "inputs": [spec.to_json() for spec in self.inputs]}
+        return Contender(name, "optimize.sources:open_original", {"spec": plain})
+
+
+@dataclass(frozen=True)
+class Original:
+    """A user's model in its own framework.
+
+    Attributes:
+        model: what steps take: a torch module, or the path of an ONNX file.
+        inputs: in order.
+        open: makes the session that runs it.
+        notes: what a reader of the report should know.
+    """
+
+    model: "nn.Module | Path"
+    inputs: tuple[TensorSpec, ...]
+    open: Callable[[], Session]
+    notes: tuple[str, ...] = field(default=())
+
+
+def detect(place: str) -> str:
+    """The source whose kind of place this is.
+
+    Raises:
+        InputError: no source knows it.
+    """
+    known = listing.names(__name__)
+    for name in known:
+        if listing.get(__name__, name, "source").claims(place):
+            return name
+    raise InputError(
+        f"'{place}' is not a model that any source knows ({', '.join(known)}). "
+        "Give an .onnx file, or file.py:callable for a PyTorch module."
+    )
+
+
+def load(spec: ModelSpec) -> Original:
+    """Load a model.
+
+    Raises:
+        InputError: it is not there, raises, or does not fit its weights.
+    """
+    original: Original = listing.get(__name__, spec.source, "source").load(spec)
+    return original
+
+
+def open_original(spec: Mapping[str, Any]) -> Session:
+    """The opener of `ModelSpec.contender`."""
+    inputs = tuple(TensorSpec.from_json(one) for one in spec["inputs"])
+    return load(ModelSpec(**{**spec, "inputs": inputs})).open()

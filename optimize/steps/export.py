@@ -1,0 +1,140 @@
+"""Export a torch module to ONNX and prove on real data that the file computes the same, at several batch sizes."""
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from optimize.models import OnnxModel, TorchModel, write_onnx
+from optimize.sources.torch import TorchSession, tensors
+from optimize.steps import Context, Settings
+from optimize.verify import check_equal, sized_feeds
+from runtime.errors import StepError
+from runtime.tensors import TensorSpec
+
+log = logging.getLogger(__name__)
+
+
+class Step(Settings):
+    """Settings of the export.
+
+    Attributes:
+        exporter: `auto` takes torch.export's ("dynamo"), and the older tracing one where that fails.
+        opset: of the ONNX file.
+        tolerance: largest relative error (Euclidean norm) against torch.
+    """
+
+    exact: ClassVar[bool] = True
+    exporter: Literal["auto", "dynamo", "torchscript"] = "auto"
+    opset: int = Field(default=18, ge=13, le=23)
+    tolerance: float = Field(default=1e-3, gt=0)
+
+    def __call__(self, model: TorchModel, context: Context) -> OnnxModel:
+        """Write model.onnx into the context's folder.
+
+        Raises:
+            StepError: no exporter takes the model, or the file differs from torch; the worst output is named.
+        """
+        feeds = sized_feeds(context.calibrate, model.inputs, _largest(model.inputs, context))
+        session = TorchSession(model.module, model.inputs, None)
+        wanted = session.run(feeds)
+        names = list(wanted)
+        failures: list[str] = []
+        for exporter in ("dynamo", "torchscript") if self.exporter == "auto" else (self.exporter,):
+            try:
+                proto = self._export(exporter, model, feeds, names)
+                written = write_onnx(proto, context.folder / "model.onnx")
+                check_equal(written, session, context, self.tolerance)
+            except StepError as error:
+                failures.append(f"{exporter}: {error}")
+            except Exception as error:  # exporters raise whatever the first op that they lack raises
+                log.exception("the exporter %s failed", exporter)
+                failures.append(f"{exporter}: {type(error).__name__}: {_first_line(error)}")
+            else:
+                context.notes.extend(f"export: {failure}; another exporter was taken" for failure in failures)
+                context.notes.append(f"exported by torch.onnx, {exporter}, opset {_opset(proto)}")
+                return written
+        raise StepError("torch's exporters could not do it. " + " / ".join(failures))
+
+    def _export(self, exporter: str, model: TorchModel, feeds: dict[str, Any], outputs: list[str]) -> Any:
+        import torch
+
+        arguments = tuple(tensors(feeds, model.inputs))
+        axes = [{i: name for i, name in enumerate(spec.shape) if isinstance(name, str)} for spec in model.inputs]
+        with _quiet(), torch.no_grad():
+            if exporter == "dynamo":
+                dims: dict[str, Any] = {name: torch.export.Dim.DYNAMIC for each in axes for name in each.values()}
+                program = torch.onnx.export(
+                    model.module, arguments, dynamo=True, opset_version=self.opset, verbose=False, optimize=True,
+                    input_names=[spec.name for spec in model.inputs], output_names=outputs,
+                    dynamic_shapes=_nest(model.module, [{i: dims[name] for i, name in each.items()} for each in axes]),
+                )  # fmt: skip
+                assert program is not None
+                proto = program.model_proto
+            else:
+                buffer = io.BytesIO()
+                dynamic = {spec.name: each for spec, each in zip(model.inputs, axes, strict=True) if each}
+                first_axis = next((each[0] for each in axes if 0 in each), None)
+                if first_axis:
+                    dynamic |= {name: {0: first_axis} for name in outputs}
+                torch.onnx.export(
+                    model.module, arguments, buffer, dynamo=False, opset_version=min(self.opset, 20),
+                    input_names=[spec.name for spec in model.inputs], output_names=outputs, dynamic_axes=dynamic,
+                )  # fmt: skip
+                import onnx
+
+                proto = onnx.load_from_string(buffer.getvalue())
+        _name_axes(proto, model.inputs, len(next(iter(feeds.values()))))
+        return proto
+
+
+def _nest(module: Any, axes: list[dict[int, Any]]) -> Any:
+    """torch.export wants the shapes in the form of the arguments: one entry for each of *args, if forward has them."""
+    import inspect
+
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    return (tuple(axes),) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else tuple(axes)
+
+
+def _largest(inputs: tuple[TensorSpec, ...], context: Context) -> int:
+    """The batch to trace with: 2 where it is dynamic, since 1 is special to the exporter."""
+    first = inputs[0].shape[0] if inputs and inputs[0].shape else 1
+    return first if isinstance(first, int) else 2
+
+
+def _name_axes(proto: Any, inputs: tuple[TensorSpec, ...], batch: int) -> None:
+    """The user's axis names on the inputs, instead of the exporter's s77."""
+    renamed = {}
+    for value, spec in zip(proto.graph.input, inputs, strict=True):
+        for dim, name in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
+            if isinstance(name, str) and dim.dim_param:
+                renamed[dim.dim_param] = name
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in renamed:
+                dim.dim_param = renamed[dim.dim_param]
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """The exporters print and warn; it goes to the log."""
+    chatter = io.StringIO()
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(chatter):
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        log.info("%s: %s", warning.category.__name__, warning.message)
+    if chatter.getvalue():
+        log.info(chatter.getvalue())
+
+
+def _opset(proto: Any) -> int:
+    return max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

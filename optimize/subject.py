@@ -1,0 +1,187 @@
+"""What is optimized: the original, its data, its metric and the sizes it runs at, all checked before any work."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from optimize import data as data_folder
+from optimize import metrics, sources
+from optimize.data import Splits
+from optimize.metrics import Metric
+from optimize.models import Axes, OnnxModel, TorchModel, read_onnx
+from optimize.progress import Progress
+from optimize.recipe import Recipe, allowed_drop
+from optimize.report import Data, SplitFacts
+from optimize.sources import ModelSpec
+from runtime.contender import Contender, Worker
+from runtime.errors import InputError
+from runtime.tensors import Array, TensorSpec
+
+EVALUATE_BATCH = 32  # samples a call where the model takes so many
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A recipe, loaded and checked.
+
+    Attributes:
+        model: what the first step takes.
+        inputs: in order.
+        contender: the original in a process of its own.
+        batch: at which latency is measured.
+        evaluate_batch: at which accuracy is.
+        fixed: the batch is baked into the model.
+        own_labels: the data has the labels that the metric wants; else the original's answers stand for them.
+        feeds: the arrays of each timed call: the first samples of validate.
+        notes: what a reader of the report should know.
+    """
+
+    model: TorchModel | OnnxModel
+    inputs: tuple[TensorSpec, ...]
+    contender: Contender
+    splits: Splits
+    facts: Data
+    metric: Metric
+    axes: Axes
+    batch: int
+    evaluate_batch: int
+    fixed: bool
+    own_labels: bool
+    feeds: dict[str, Array]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Data and metric, read and checked.
+
+    Attributes:
+        own_labels: the data has the labels that the metric wants; else the original's answers stand for them.
+        facts: of each split, and the smallest and largest label.
+    """
+
+    splits: Splits
+    facts: dict[str, data_folder.Facts]
+    metric: Metric
+    own_labels: bool
+    notes: tuple[str, ...]
+
+    def try_metric(self, outputs: dict[str, Array], labels: Array | None) -> None:
+        """Try the metric on the original's first answers, and the classes against each split's extreme labels.
+
+        Raises:
+            InputError: the metric does not fit, or the original gives NaN.
+        """
+        first = metrics.first(outputs)
+        if not np.isfinite(first.astype(np.float64)).all():
+            raise InputError("the original itself gives NaN or infinity on the data.")
+        labels = labels if self.own_labels else first
+        assert labels is not None
+        value = self.metric.finish(self.metric.update(outputs, labels))
+        if not np.isfinite(value):
+            raise InputError(f"the metric '{self.metric.name}' gives {value} on the original's first answers.")
+        if not self.own_labels or labels.ndim != 1 or ":" in self.metric.name:
+            return
+        for name, facts in self.facts.items():
+            if facts.labels is not None:
+                twice = {key: np.repeat(one[:1], 2, axis=0) for key, one in outputs.items()}
+                try:
+                    self.metric.update(twice, facts.labels)
+                except InputError as error:
+                    raise InputError(f"the split '{name}': {error}") from error
+
+
+def read_data(
+    place: str, source: str | None, metric: str | None, better: str | None, given: tuple[TensorSpec, ...],
+    progress: Progress,
+) -> tuple[tuple[TensorSpec, ...], Material]:  # fmt: skip
+    """Load the data for a model's inputs, or infer the inputs from the data, check it all, and pick the metric.
+
+    Raises:
+        InputError: something is missing, does not fit, or holds NaN.
+    """
+    progress.say("the data")
+    splits = data_folder.load(source or data_folder.detect(place), place)
+    inputs = given or data_folder.infer_inputs(splits.calibrate.take(1))
+    splits = data_folder.prepare(splits, inputs)
+    facts = {}
+    for split in splits:
+        progress.say(f"the data: {split.name}")
+        facts[split.name] = data_folder.examine(split, inputs)
+    labelled = all(one.labelled for one in facts.values())
+    notes = splits.notes
+    if not labelled and metric not in (None, "agreement"):
+        raise InputError(f"the metric '{metric}' needs labels, and the data has none: leave it out for agreement.")
+    if metric is None:
+        integer = all(one.integer for one in facts.values())
+        metric = "agreement" if not labelled else "accuracy" if integer else "mse"
+        reason = "without labels" if not labelled else f"for {'whole-number' if integer else 'real-number'} labels"
+        notes = (*notes, f"no metric was named; '{metric}' was taken, {reason}")
+    return inputs, Material(splits, facts, metrics.get(metric, better), labelled and metric != "agreement", notes)
+
+
+def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
+    """Load the model and the data, and run the one on a few samples of the other.
+
+    Raises:
+        InputError: something is missing, does not fit, or holds NaN.
+        WorkError: the original does not run on the data.
+    """
+    progress.say("the model")
+    spec = recipe.model_spec()
+    original = sources.load(spec)
+    place = recipe.data_place()
+    inputs, material = read_data(
+        place, recipe.data.source, recipe.metric(), recipe.data.better, original.inputs, progress
+    )
+    contender = replace(spec, inputs=inputs).contender()
+    axes = _axes(recipe, inputs)
+    first = inputs[0].shape[0] if inputs[0].shape else 1
+    if isinstance(first, int):
+        batch = evaluate_batch = first
+    else:
+        limits = axes[first]
+        batch = limits["max" if recipe.constraints.objective == "throughput" else "best"]
+        evaluate_batch = max(limits["min"], min(limits["max"], EVALUATE_BATCH))
+
+    progress.say("the original's first answers")
+    feeds, labels = material.splits.validate.take(evaluate_batch)
+    size = len(next(iter(feeds.values())))
+    with Worker.start(contender, resized(feeds, evaluate_batch), log) as worker:
+        material.try_metric({key: value[:size] for key, value in worker.outputs.items()}, labels)
+    metric = material.metric
+    return Subject(
+        model=read_onnx(original.model) if isinstance(original.model, Path) else TorchModel(original.model, inputs),
+        inputs=inputs,
+        contender=contender,
+        splits=material.splits,
+        facts=Data(
+            place=str(recipe.data.path or recipe.data.entry),
+            labels=material.own_labels,
+            metric=metric.name,
+            unit=metric.unit,
+            higher_is_better=metric.higher_is_better,
+            splits={key: SplitFacts(samples=one.samples, sha256=one.sha256) for key, one in material.facts.items()},
+        ),
+        metric=metric,
+        axes=axes,
+        batch=batch,
+        evaluate_batch=evaluate_batch,
+        fixed=isinstance(first, int),
+        own_labels=material.own_labels,
+        feeds=resized(material.splits.validate.take(batch)[0], batch),
+        notes=(*original.notes, *material.notes),
+    )
+
+
+def resized(feeds: dict[str, Array], batch: int) -> dict[str, Array]:
+    """A batch of exactly so many samples, the first ones repeated where there are fewer."""
+    return {key: np.resize(value, (batch, *value.shape[1:])) for key, value in feeds.items()}
+
+
+def _axes(recipe: Recipe, inputs: tuple[TensorSpec, ...]) -> dict[str, dict[str, int]]:
+    """The limits of every named axis; 1, 1, 16 for one that the recipe says nothing of."""
+    named = dict.fromkeys(size for spec in inputs for size in spec.shape if isinstance(size, str))
+    asked = {name: axis.model_dump() for name, axis in recipe.model.axes.items()}
+    return {name: asked.get(name, {"min": 1, "best": 1, "max": 16}) for name in named}

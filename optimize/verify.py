@@ -1,0 +1,70 @@
+"""Is this ONNX file the same model? Compared on real data, at several batch sizes, with no optimization in between."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from optimize.data import Split
+from optimize.models import Axes, OnnxModel
+from runtime import engines
+from runtime.engines import Session, relative_error
+from runtime.errors import StepError
+from runtime.host import facts
+from runtime.tensors import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from optimize.steps import Context
+
+SAMPLES = 8  # of real data, for one comparison
+
+
+def judge(model: OnnxModel) -> Session:
+    """The session that says what an ONNX file means: ONNX Runtime, every node on its own, nothing fused.
+
+    Quantized files are computed as they are written, in float between Q and DQ, so it does not saturate as an int8
+    kernel of an older processor may.
+    """
+    return engines.get("onnxruntime").open({"model": model.path}, model.specs, facts(), {"fuse": False})
+
+
+def batch_sizes(inputs: Sequence[TensorSpec], axes: Axes) -> tuple[int, ...]:
+    """The smallest batch, the largest and one between; the only one where it is fixed."""
+    first = inputs[0].shape[0] if inputs and inputs[0].shape else 1
+    if isinstance(first, int):
+        return (first,)
+    limits = axes.get(first, {})
+    low, high = limits.get("min", 1), limits.get("max", 16)
+    return tuple(sorted({low, min(max(low + 1, 3), high), high}))
+
+
+def sized_feeds(split: Split, inputs: Sequence[TensorSpec], size: int) -> dict[str, Array]:
+    """A batch of `size` real samples, repeated where there are fewer."""
+    feeds, _ = split.take(size)
+    names = [spec.name for spec in inputs]
+    return {name: np.resize(feeds[name], (size, *feeds[name].shape[1:])) for name in names}
+
+
+def check_equal(model: OnnxModel, reference: Session, context: "Context", tolerance: float) -> float:
+    """Compare an ONNX file with what it came from on calibration data; returns the largest relative error.
+
+    Raises:
+        StepError: it is larger than the tolerance; the worst output and the batch size are named.
+    """
+    worst = 0.0
+    session = judge(model)
+    for size in batch_sizes(model.specs.inputs, context.axes):
+        feeds = sized_feeds(context.calibrate, model.specs.inputs, size)
+        error, name = relative_error(session.run(feeds), reference.run(feeds))
+        if not error <= tolerance:
+            raise StepError(
+                f"at batch {size} the output '{name}' differs by {error:.2g} (relative), more than {tolerance:.2g}"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def signal_to_noise(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
+    """SQNR in dB of the worst output: 20 log10 of |wanted| / |got - wanted|; infinite where they are equal."""
+    error, _ = relative_error(got, wanted)
+    return float("inf") if error == 0 else float(-20 * np.log10(error))

@@ -1,0 +1,133 @@
+"""`python -m runtime run|bench|check BUNDLE`: for a device that has only the runtime and one engine library."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime import bundle as bundles
+from runtime import model as models
+from runtime.bundle import Bundle
+from runtime.contender import Contender
+from runtime.errors import EngineError, InputError, WorkError
+from runtime.host import facts
+from runtime.intervals import percentile, verdict
+from runtime.measure import measure
+from runtime.tensors import Array, check_feeds
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit code is 0, or 2 for bad input, 3 where the work failed, 130 where it was interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in (
+        ("run", "run the model on the arrays of an .npz file"),
+        ("bench", "time every engine of the bundle that runs here against its plain fp32 model"),
+        ("check", "verify every file and open every engine"),
+    ):
+        command = commands.add_parser(name, help=what, description=what)
+        command.add_argument("bundle", help="the folder that `optimize run` wrote")
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+        if name != "check":
+            command.add_argument("--input", help=".npz, an array for each input by name", required=name == "run")
+        if name == "run":
+            command.add_argument("--output", help=".npz for the outputs", default="outputs.npz")
+            command.add_argument("--engine", help="take this engine or none")
+        if name == "bench":
+            command.add_argument("--budget", type=float, default=20.0, help="seconds (20)")
+    options = parser.parse_args(argv)
+    try:
+        result = {"run": _run, "bench": _bench, "check": _check}[options.command](options)
+    except (InputError, WorkError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 3
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    print(json.dumps(result, indent=1) if options.json else _text(result))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    with models.load(options.bundle, options.engine) as model:
+        results = model.run(_arrays(options.input))
+        np.savez(options.output, **results)
+        shapes = {name: f"{value.dtype}{list(value.shape)}" for name, value in results.items()}
+        return {"engine": model.engine, "outputs": shapes, "written to": options.output}
+
+
+def _check(options: argparse.Namespace) -> dict[str, Any]:
+    bundle, host = bundles.read(options.bundle), facts()
+    engines = {}
+    for entry in models.considered(bundle):
+        try:
+            models.open_entry(bundle, entry, host).close()
+            engines[entry.name] = "runs here"
+        except (EngineError, InputError) as error:
+            engines[entry.name] = str(error)
+    if "runs here" not in engines.values():
+        raise WorkError(f"every file is as it was written, but no engine runs here: {engines}")
+    return {"files": f"{len(bundle.files)} as they were written", **engines}
+
+
+def _bench(options: argparse.Namespace) -> dict[str, Any]:
+    bundle = bundles.read(options.bundle)
+    feeds, source = _feeds(bundle, options.input)
+    usable = [name for name, state in _check(options).items() if state == "runs here"]
+    base = next((name for name in usable if name.startswith("fallback")), usable[0])
+    names = [base, *(name for name in usable if not name.startswith("fallback"))]
+    contenders = [
+        Contender(name, "runtime.worker:open_bundle", {"path": str(Path(options.bundle).resolve()), "engine": name})
+        for name in dict.fromkeys(names)
+    ]
+    found = measure(contenders, feeds, budget_s=options.budget, progress=_progress)
+    rows: dict[str, Any] = {}
+    for name, trace in found.traces.items():
+        ratio = found.ratio(name)
+        middle, low, high = (value / 1e6 for value in percentile(trace.samples, 0.5))
+        rows[name] = {
+            "p50_ms": round(middle, 4),
+            "p50_interval_ms": [round(low, 4), round(high, 4)],
+            "ratio": [round(value, 3) for value in (ratio.value, ratio.low, ratio.high)],
+            "verdict": "the base" if name == base else verdict(ratio, found.margin),
+            "threads": trace.threads,
+            "cold_start_ms": round(float(np.median(trace.cold_start_ms)), 1),
+            "peak_memory_bytes": trace.peak_memory_bytes,
+        }
+    stop = {"rounds": found.rounds, "stopped by": found.stopped, "margin": round(found.margin, 4)}
+    return {"input": source, **stop, "machine": facts().to_json(), **rows, **found.failed}
+
+
+def _feeds(bundle: Bundle, path: str | None) -> tuple[dict[str, Array], str]:
+    if path:
+        feeds = _arrays(path)
+        check_feeds(bundle.specs.inputs, feeds)
+        return feeds, path
+    random = np.random.default_rng(0)
+    sizes = {axis: limits.get("best", 1) for axis, limits in bundle.axes.items()}
+    made = {spec.name: random.standard_normal(spec.sized(sizes)).astype(spec.dtype) for spec in bundle.specs.inputs}
+    return made, "random numbers, since no --input was given"
+
+
+def _arrays(path: str) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{path} cannot be read as .npz: {error}") from error
+
+
+def _progress(done: int, expected: int, what: str) -> None:
+    if done:
+        print(f"{done} of about {expected} rounds", file=sys.stderr)
+
+
+def _text(result: dict[str, Any]) -> str:
+    return "\n".join(f"{key}: {value}" for key, value in result.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

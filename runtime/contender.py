@@ -1,0 +1,203 @@
+"""Contenders: what is to be measured or judged, and the worker process in which each lives."""
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+from runtime import errors, wire
+from runtime.errors import EngineError
+from runtime.tensors import Array
+
+LIMIT_S = 300.0  # for one answer; what takes longer hangs
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A thing with `run(feeds)`, told by how it is opened.
+
+    Attributes:
+        name: unique among those it is compared with.
+        opener: `module:function`, imported in the worker.
+        arguments: its keyword arguments, JSON values.
+        rename: its own name for an input, where that is not the one that it is fed by.
+    """
+
+    name: str
+    opener: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+
+class Worker:
+    """One process with one contender in it.
+
+    Every method raises the error that happened inside, or EngineError where the process died or hung; it is then
+    gone and cannot be used again.
+
+    Attributes:
+        outputs: of the first call, where the worker was started with a contender.
+        cold_start_ms: from before the process started to after that call.
+        stages: `import_ms`, `load_ms`, `first_call_ms` of it.
+    """
+
+    outputs: Mapping[str, Array] = MappingProxyType({})
+    cold_start_ms: float = 0.0
+    stages: Mapping[str, float] = MappingProxyType({})
+
+    def __init__(self, name: str = "worker", log: Path | None = None, limit_s: float = LIMIT_S) -> None:
+        self.name = name
+        self._limit_s = limit_s
+        log_stream = log.open("ab") if log else subprocess.DEVNULL
+        try:
+            self._process = subprocess.Popen(
+                # -P: no folder of the user's before ours on sys.path, so that no `types.py` of theirs is ours
+                [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), "-m", "runtime.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log_stream,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
+                start_new_session=True,  # Ctrl-C reaches the parent, which ends the worker in its own order
+            )
+        finally:
+            if log:
+                log_stream.close()  # type: ignore[union-attr]  # it is a file where there is a log
+
+    @classmethod
+    def start(cls, contender: Contender, feeds: Mapping[str, Array], log: Path | None = None) -> "Worker":
+        """Start a process, load the contender and make the first call, all on the clock."""
+        started = time.perf_counter()
+        worker = cls(contender.name, log)
+        try:
+            worker.stages, worker.outputs = worker.ask(
+                {
+                    "do": "open",
+                    "opener": contender.opener,
+                    "arguments": dict(contender.arguments),
+                    "rename": dict(contender.rename),
+                },
+                feeds,
+            )
+        except BaseException:
+            worker.close()
+            raise
+        worker.cold_start_ms = (time.perf_counter() - started) * 1e3
+        return worker
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """One call, not timed."""
+        return self.ask({"do": "run"}, feeds)[1]
+
+    def block(self, seconds: float, calls: int) -> Array:
+        """Nanoseconds of each call of one timed block (int64)."""
+        return self.ask({"do": "block", "seconds": seconds, "calls": calls})[1]["ns"]
+
+    def use(self) -> dict[str, int]:
+        """`threads` and `peak_memory_bytes`, so far."""
+        return self.ask({"do": "use"})[0]
+
+    def precision(self) -> dict[str, int]:
+        """The number formats that truly run, with the number of ops; may take memory and time of its own."""
+        return dict(self.ask({"do": "precision"})[0]["precision"])
+
+    def call(self, function: str, **arguments: Any) -> Any:
+        """A function's JSON result, computed in the process."""
+        return self.ask({"do": "call", "function": function, "arguments": arguments})[0]["result"]
+
+    def cpu_seconds(self) -> float:
+        """The processor time that its threads have used so far."""
+        return cpu_seconds(self._process.pid)
+
+    def ask(
+        self, message: Mapping[str, Any], arrays: Mapping[str, Array] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Send a message, wait for its answer."""
+        assert self._process.stdin and self._process.stdout
+        try:
+            wire.send(self._process.stdin, message, arrays)
+            if not select.select([self._process.stdout], [], [], self._limit_s)[0]:
+                self.close()
+                raise EngineError(f"{self.name} gave no answer within {self._limit_s:.0f} s; its process was ended.")
+            answer, outputs = wire.receive(self._process.stdout)
+        except (EOFError, OSError, ValueError) as error:
+            code = self._end()
+            raise EngineError(f"the process of {self.name} ended {_how(code)}.") from error
+        if "error" in answer:
+            kind = getattr(errors, answer["error"], EngineError)
+            raise kind(answer["message"])
+        return answer, outputs
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._end()
+
+    def _end(self) -> int:
+        code = self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                try:
+                    stream.close()
+                except OSError:  # what was still to be sent has nowhere to go
+                    continue
+        return code
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def call(function: str, log: Path | None = None, limit_s: float = 3600.0, **arguments: Any) -> Any:
+    """Run a function of JSON values in a process of its own, so that a vendor's crash ends that process only."""
+    with Worker(function, log, limit_s) as worker:
+        return worker.call(function, **arguments)
+
+
+def cpu_seconds(pid: int) -> float:
+    """The processor time of a process's threads: from /proc in nanoseconds, elsewhere from psutil.
+
+    Raises:
+        LookupError: neither is there.
+    """
+    total = 0
+    try:
+        for task in os.scandir(f"/proc/{pid}/task"):
+            try:
+                with open(f"{task.path}/schedstat", "rb") as stream:  # noqa: PTH123  # read every few milliseconds
+                    total += int(stream.read().split()[0])
+            except OSError:  # a thread that has just ended
+                continue
+        return total / 1e9
+    except OSError:
+        pass
+    try:
+        import psutil
+    except ImportError:
+        raise LookupError("no /proc here, and psutil is not installed") from None
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def _import_path() -> list[str]:
+    """Where the parent finds `runtime`, and what else it can import."""
+    here = str(Path(__file__).resolve().parent.parent)
+    return [here, *(p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p)]
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"with exit code {code}"
+    import signal
+
+    names = {s.value: s.name for s in signal.Signals}
+    return f"by signal {names.get(-code, -code)}"

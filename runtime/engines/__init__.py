@@ -1,0 +1,126 @@
+"""One file an engine library, each with the same names; look-up lists this folder.
+
+    DISTRIBUTION                          what pip installs, and the extra of the same name as the file
+    TOLERANCE                             precision -> largest relative error against its own ONNX file
+    open(files, specs, host, options)     -> Session
+    compile(onnx, out, options)           -> the engine's files by role
+
+Options are a flat table of JSON values; what an engine does not know it refuses.
+"""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from runtime import listing
+from runtime.errors import EngineError, EngineMissing, InputError
+from runtime.host import Host
+from runtime.tensors import Array, Specs
+
+Options = Mapping[str, Any]
+
+
+class Session(Protocol):
+    """An engine, loaded and ready to run. `run` may be called from several threads at once."""
+
+    threads: int
+    """The threads that a call really uses."""
+
+    def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Outputs by name for inputs by name; where `out` names an array, the output is written there."""
+
+    def precision(self) -> Mapping[str, int]:
+        """The number formats that truly run, each with the number of ops; empty where it cannot be read."""
+
+    def close(self) -> None:
+        """Give the memory back; a call after this is an error."""
+
+
+class Engine(Protocol):
+    """What each file here holds."""
+
+    DISTRIBUTION: str
+    TOLERANCE: Mapping[str, float]
+
+    def open(self, files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> Session:
+        """Load an engine's files; raises EngineMissing, EngineError or InputError."""
+
+    def compile(self, onnx: Path, out: Path, options: Options) -> dict[str, Path]:
+        """Write an engine's files for an ONNX file into the folder `out`; raises as `open` does."""
+
+
+def get(name: str) -> Engine:
+    """The engine of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    return listing.get(__name__, name, "engine")  # type: ignore[return-value]  # a module fits the Protocol
+
+
+def names() -> list[str]:
+    """All engines, installed or not."""
+    return listing.names(__name__)
+
+
+def library(module: str, extra: str) -> ModuleType:
+    """Import an engine's library.
+
+    Raises:
+        EngineMissing: it is not installed, or does not load; the message names the extra.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        what = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load ({error})"
+        raise EngineMissing(f"{module} {what}: pip install 'edge-optimize[{extra}]'") from error
+
+
+def check_options(engine: str, options: Options, known: Mapping[str, type]) -> None:
+    """Raise InputError for an option that the engine does not know, or that has the wrong type."""
+    for key, value in options.items():
+        if key not in known:
+            raise InputError(listing.unknown(f"option of {engine}", key, known))
+        if value is not None and (not isinstance(value, known[key]) or (known[key] is int and value < 1)):
+            raise InputError(f"option '{key}' of {engine} is {value!r}; it takes a {known[key].__name__}.")
+
+
+def check_names(engine: str, specs: Specs, inputs: list[str], outputs: list[str]) -> None:
+    """Raise EngineError where a loaded engine's inputs and outputs are not those of the manifest."""
+    for kind, wanted, got in (("inputs", specs.inputs, inputs), ("outputs", specs.outputs, outputs)):
+        names_wanted = [spec.name for spec in wanted]
+        if sorted(names_wanted) != sorted(got):
+            raise EngineError(f"this {engine} file has the {kind} {got}, the manifest says {names_wanted}.")
+
+
+def describe(counts: Mapping[str, int]) -> str:
+    """A precision in words, most frequent first: `int8 21 of 23 ops, f32 2`."""
+    total = sum(counts.values())
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{name} {n} of {total} ops" if i == 0 else f"{name} {n}" for i, (name, n) in enumerate(ranked)]
+    return ", ".join(parts) or "not known"
+
+
+def relative_error(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> tuple[float, str]:
+    """The largest over the outputs of |got - wanted| / |wanted| (Euclidean norms), and that output's name.
+
+    Both in float64; infinite where shapes differ or a value that should be finite is not.
+    """
+    worst, name = 0.0, next(iter(wanted), "")
+    for key, reference in wanted.items():
+        value = got[key]
+        error = float("inf")
+        if value.shape == reference.shape and value.dtype.kind in "biufc" and reference.dtype.kind in "biufc":
+            a, b = value.astype(np.float64), reference.astype(np.float64)
+            same = (a == b) | (np.isnan(a) & np.isnan(b))  # equal infinities agree
+            size, difference = float(np.linalg.norm(b[np.isfinite(b)])), np.where(same, 0.0, a - b)
+            error = float(np.linalg.norm(difference)) / max(size, 1e-12) if np.isfinite(difference).all() else error
+        elif value.shape == reference.shape and bool(np.all(value == reference)):
+            error = 0.0  # strings
+        if error > worst:
+            worst, name = error, key
+    return worst, name

@@ -1,0 +1,119 @@
+"""ONNX Runtime on the CPU. A file is an ONNX model, optimized ahead of time as far as it stays portable."""
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.engines import Options, check_names, check_options, library
+from runtime.errors import EngineError
+from runtime.host import Host
+from runtime.tensors import Array, Specs
+
+DISTRIBUTION = "onnxruntime"
+TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "int8": 0.2}
+OPTIONS: dict[str, type] = {"threads": int, "spinning": bool, "fuse": bool}
+
+# Nodes that move or convert numbers, and so say nothing of the format that is computed in.
+_MOVES = {
+    "QuantizeLinear", "DequantizeLinear", "Cast", "Constant", "Reshape", "Transpose", "Flatten", "Squeeze",
+    "Unsqueeze", "Shape", "Gather", "Slice", "Concat", "Pad", "Identity", "Expand",
+}  # fmt: skip
+
+
+class OnnxRuntimeSession:
+    """An `InferenceSession`; its `run` may be called from several threads."""
+
+    def __init__(self, path: Path, specs: Specs, options: Options, cores: int) -> None:
+        check_options("onnxruntime", options, OPTIONS)
+        ort = library("onnxruntime", "onnxruntime")
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3
+        if options:  # with none at all this is ONNX Runtime as its vendor ships it
+            settings.intra_op_num_threads = options.get("threads") or cores
+            if options.get("spinning") is False:
+                settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            if options.get("fuse") is False:  # each node as the file says: the judge of other engines
+                settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self.threads = options.get("threads") or cores
+        self._path = path
+        try:
+            self._session: Any = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its own exceptions share no base but Exception
+            raise EngineError(f"ONNX Runtime cannot load {path.name}: {_first_line(error)}") from error
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        check_names("ONNX Runtime", specs, [i.name for i in self._session.get_inputs()], self._outputs)
+
+    def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Outputs by name; see `runtime.engines.Session`."""
+        try:
+            results = dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from error
+        for name in out or ():
+            out[name][...] = results[name]  # type: ignore[index]  # `out` is not None here
+        return results
+
+    def precision(self) -> dict[str, int]:
+        """Counted over the nodes of the graph as it is fused for running; needs the package onnx."""
+        try:
+            import onnx
+        except ImportError:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            fused = Path(folder) / "fused.onnx"
+            _fuse(self._path, fused)
+            graph = onnx.load(fused, load_external_data=False).graph
+        half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
+        counts: Counter[str] = Counter()
+        for node in graph.node:
+            if node.op_type in _MOVES:
+                continue
+            quantized = node.op_type.startswith(("QLinear", "QGemm", "DynamicQuantize")) or node.op_type.endswith(
+                ("Integer", "IntegerToFloat")
+            )
+            counts["int8" if quantized else "f16" if half else "f32"] += 1
+        return dict(counts)
+
+    def close(self) -> None:
+        """Drop the session."""
+        self._session = None
+
+
+def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> OnnxRuntimeSession:
+    """Load `files["model"]`; without options exactly as ONNX Runtime does by itself."""
+    return OnnxRuntimeSession(files["model"], specs, options, host.cores)
+
+
+def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
+    """Fuse the graph ahead of time (level 'extended': the last that is not tied to one processor).
+
+    With no options the file is left as it is: that is what ONNX Runtime's users run by default.
+    """
+    check_options("onnxruntime", options, OPTIONS)
+    if options:
+        _fuse(onnx, out / "model.onnx")
+        return {"model": out / "model.onnx"} | {"data": part for part in out.glob("*.data")}
+    parts = {"model": onnx} | {"data": part for part in onnx.parent.glob(onnx.name + ".data")}
+    return {role: Path(shutil.copyfile(part, out / part.name)) for role, part in parts.items()}
+
+
+def _fuse(onnx: Path, out: Path) -> None:
+    """Write the graph as ONNX Runtime fuses it, weights of a large model beside it."""
+    ort = library("onnxruntime", "onnxruntime")
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    settings.optimized_model_filepath = str(out)
+    if (onnx.parent / f"{onnx.name}.data").exists():
+        settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", out.name + ".data")
+    try:
+        ort.InferenceSession(str(onnx), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime cannot load {onnx.name}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

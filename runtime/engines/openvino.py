@@ -1,0 +1,121 @@
+"""OpenVINO on the CPU. Files are its intermediate representation: model.xml and model.bin."""
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.engines import Options, check_names, check_options, library
+from runtime.errors import EngineError, InputError
+from runtime.host import Host
+from runtime.tensors import Array, Specs
+
+DISTRIBUTION = "openvino"
+TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 0.1, "int8": 0.2}
+OPTIONS: dict[str, type] = {"threads": int, "precision": str, "hint": str}
+PRECISIONS = ("f32", "bf16", "f16")
+HINTS = ("latency", "throughput")
+
+_MOVES = {"Input", "Output", "Reorder", "Const", "Reshape", "Transpose", "MemoryInput", "MemoryOutput", "ShapeOf"}
+
+
+class OpenVinoSession:
+    """A compiled model with an inference request for each call that is under way."""
+
+    def __init__(self, files: Mapping[str, Path], specs: Specs, options: Options, cores: int) -> None:
+        ov = library("openvino", "openvino")
+        try:
+            core = ov.Core()
+            if "weights" in files:
+                model = core.read_model(str(files["model"]), str(files["weights"]))
+            else:
+                model = core.read_model(str(files["model"]))
+            self._compiled: Any = core.compile_model(model, "CPU", _properties(options, cores))
+            self._requests: deque[Any] = deque([self._compiled.create_infer_request()])
+        except RuntimeError as error:  # its only exception
+            raise EngineError(f"OpenVINO cannot load {files['model'].name}: {_reason(error)}") from error
+        self.threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+        inputs = [_name(port, [spec.name for spec in specs.inputs]) for port in self._compiled.inputs]
+        self._outputs = [_name(port, [spec.name for spec in specs.outputs]) for port in self._compiled.outputs]
+        check_names("OpenVINO", specs, inputs, self._outputs)
+        self._index = {name: index for index, name in enumerate(inputs)}
+
+    def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Outputs by name; see `runtime.engines.Session`."""
+        try:
+            request = self._requests.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            indexed = {self._index[name]: value for name, value in feeds.items()}
+            found = request.infer(indexed, share_inputs=True, share_outputs=True)
+            # the request's own memory is written anew by its next call, so the caller gets a copy
+            results = {name: found[index].copy() for index, name in enumerate(self._outputs)}
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
+        finally:
+            self._requests.append(request)
+        for name in out or ():
+            out[name][...] = results[name]  # type: ignore[index]  # `out` is not None here
+        return results
+
+    def precision(self) -> dict[str, int]:
+        """Counted over the nodes of the graph that really runs."""
+        counts: Counter[str] = Counter()
+        for node in self._compiled.get_runtime_model().get_ordered_ops():
+            info = node.get_rt_info()
+            if str(info["layerType"].value if hasattr(info["layerType"], "value") else info["layerType"]) in _MOVES:
+                continue
+            name = info["runtimePrecision"]
+            name = str(name.value if hasattr(name, "value") else name)
+            counts[{"u8": "int8", "i8": "int8"}.get(name, name)] += 1
+        return dict(counts)
+
+    def close(self) -> None:
+        """Drop the requests and the compiled model."""
+        self._requests.clear()
+        self._compiled = None
+
+
+def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> OpenVinoSession:
+    """Load `files["model"]` (an IR with `files["weights"]`, or an ONNX file); without options as OpenVINO ships."""
+    check_options("openvino", options, OPTIONS)
+    for key, allowed in (("precision", PRECISIONS), ("hint", HINTS)):
+        if options.get(key) is not None and options[key] not in allowed:
+            raise InputError(f"option '{key}' of openvino is {options[key]!r}; it takes {', '.join(allowed)}.")
+    return OpenVinoSession(files, specs, options, host.cores)
+
+
+def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
+    """Convert an ONNX file to OpenVINO's IR, weights in their own precision, and see that the CPU takes it."""
+    ov = library("openvino", "openvino")
+    try:
+        model = ov.Core().read_model(str(onnx))
+        ov.save_model(model, str(out / "model.xml"), compress_to_fp16=False)
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO cannot convert {onnx.name}: {_reason(error)}") from error
+    return {"model": out / "model.xml", "weights": out / "model.bin"}
+
+
+def _properties(options: Options, cores: int) -> dict[str, Any]:
+    if not options:
+        return {}
+    # the hint is set always: OpenVINO would take bf16 by itself where the processor has it
+    return {
+        "INFERENCE_PRECISION_HINT": options.get("precision") or "f32",
+        "PERFORMANCE_HINT": (options.get("hint") or "latency").upper(),
+        "INFERENCE_NUM_THREADS": options.get("threads") or cores,
+    }
+
+
+def _name(port: Any, wanted: list[str]) -> str:
+    """A port's name: of its several, the one that the manifest knows."""
+    known = sorted(port.get_names())
+    return next((name for name in known if name in wanted), known[0] if known else "")
+
+
+def _reason(error: RuntimeError) -> str:
+    """The line that says what is wrong, out of OpenVINO's dump of source places."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (telling or lines or ["no reason given"])[-1][:300]

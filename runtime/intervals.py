@@ -1,0 +1,90 @@
+"""What a set of timings says: percentiles and ratios with their intervals, and the verdict. numpy alone."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.tensors import Array
+
+Z95 = 1.959963984540054  # two-sided 95 %
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Time of the base over time of the other: above 1 the other is faster. 95 % interval, two-sided."""
+
+    value: float
+    low: float
+    high: float
+    rounds: int
+
+    @property
+    def half_width(self) -> float:
+        """Of the interval, as a share: 0.02 is +-2 %."""
+        return math.sqrt(self.high / self.low) - 1
+
+
+def ratio(base: Sequence[Array], other: Sequence[Array]) -> Ratio:
+    """From the timings of the same rounds: Student's t over the rounds' log ratios of medians.
+
+    A round is a fresh process of each, so it is the unit that varies; a bootstrap over a handful of processes
+    claims more than it knows. With one round the interval is everything.
+    """
+    logs = np.array([math.log(np.median(b) / np.median(o)) for b, o in zip(base, other, strict=True)])
+    n, middle = len(logs), float(np.mean(logs))
+    half = t_quantile(0.975, n - 1) * float(np.std(logs, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return Ratio(math.exp(middle), math.exp(middle - half), math.exp(min(middle + half, 700.0)), n)
+
+
+def verdict(found: Ratio, margin: float) -> str:
+    """`faster`, `slower`, `no difference` (inside +-margin, a share) or `cannot tell`."""
+    if found.low >= 1 / (1 + margin) and found.high <= 1 + margin:
+        return "no difference"
+    if found.low > 1:
+        return "faster"
+    if found.high < 1:
+        return "slower"
+    return "cannot tell"
+
+
+def percentile(samples: Array, share: float) -> tuple[float, float, float]:
+    """A percentile (`share` in 0 to 1) and its 95 % interval between order statistics (normal approximation).
+
+    Where the samples are too few for a bound, the bound is the smallest or the largest of them.
+    """
+    ordered = np.sort(samples)
+    n = len(ordered)
+    spread = Z95 * math.sqrt(n * share * (1 - share))
+    low = max(0, math.floor(n * share - spread) - 1)
+    high = min(n - 1, math.ceil(n * share + spread))
+    return float(np.quantile(ordered, share)), float(ordered[low]), float(ordered[high])
+
+
+def t_quantile(p: float, freedom: int) -> float:
+    """Quantile of Student's t for p > 1/2, to 1e-9, by bisecting the exact distribution function.
+
+    The function for whole degrees of freedom: Abramowitz and Stegun 26.7.3 and 26.7.4.
+    """
+    low, high = 0.0, 1.0
+    while _t_below(high, freedom) < p:
+        high *= 2
+    while high - low > 1e-10 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_below(middle, freedom) < p else (low, middle)
+    return high
+
+
+def _t_below(t: float, freedom: int) -> float:
+    """P(T <= t), t >= 0."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, square = math.sin(angle), math.cos(angle) ** 2
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = term if freedom > 1 else 0.0
+    for k in range(3 if odd else 2, freedom - 1, 2):
+        term *= square * (k - 1) / k
+        total += term
+    between = (2 / math.pi) * (angle + sine * total) if odd else sine * total
+    return 0.5 + between / 2

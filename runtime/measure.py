@@ -1,0 +1,221 @@
+"""Latency, measured so that two numbers may be compared.
+
+A *round* is a fresh process of each contender. Within it the contenders' blocks come in a random complete order and
+then in its mirror image (ABBA for two), so that a slow drift of the machine falls on all alike. A block starts only
+when the other processes' CPU time has stood still for 20 ms: a pool of threads that spins on after its last call
+would otherwise slow whoever comes next. Its first calls are dropped. The rounds, not the calls, are what is counted:
+processes differ more than calls do.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from runtime.contender import Contender, Worker
+from runtime.errors import WorkError
+from runtime.intervals import Ratio, ratio
+from runtime.tensors import Array
+
+MIN_ROUNDS = 8
+PRECISION = 0.02  # half-width of the ratio's interval at which to stop
+BLOCK_S, BLOCK_CALLS = 0.1, 5
+STILL_S, STILL_SHARE, STILL_LIMIT_S = 0.02, 0.02, 2.0
+PAUSE_S = 0.1  # where CPU times cannot be read
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What was seen of one contender.
+
+    Attributes:
+        rounds: nanoseconds of each call, an array a round.
+        cold_start_ms: process start, import, load and first call, a number a round.
+        peak_memory_bytes: largest resident memory of its process, over the rounds.
+        threads: that truly ran.
+    """
+
+    rounds: tuple[Array, ...] = ()
+    cold_start_ms: tuple[float, ...] = ()
+    peak_memory_bytes: int = 0
+    threads: int = 0
+
+    @property
+    def samples(self) -> Array:
+        """All calls of all rounds, in nanoseconds."""
+        return np.concatenate(self.rounds)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One interleaved measurement.
+
+    Attributes:
+        base: the contender that the others are compared with.
+        twin: the base once more, the A-against-A run; None where it was not asked for.
+        traces: by name, of those that got through.
+        failed: name to reason.
+        stopped: why it ended: all intervals narrow enough, the budget used up, or the rounds asked for done.
+        quiet: how the others' rest was seen: `CPU time` or `fixed pause`.
+        restless: blocks that began although the others had not come to rest within two seconds.
+    """
+
+    base: str
+    twin: str | None
+    traces: Mapping[str, Trace]
+    failed: Mapping[str, str]
+    rounds: int
+    stopped: Literal["precision", "budget", "rounds"]
+    quiet: str
+    restless: int
+
+    def ratio(self, name: str, base: str | None = None) -> Ratio:
+        """Time of `base` (the measurement's own by default) over time of `name`."""
+        return ratio(self.traces[base or self.base].rounds, self.traces[name].rounds)
+
+    @property
+    def floor(self) -> float | None:
+        """The half-width of A against A: what this machine cannot tell apart. None without a twin."""
+        return self.ratio(self.twin).half_width if self.twin in self.traces else None  # type: ignore[arg-type]
+
+    @property
+    def margin(self) -> float:
+        """Within which a ratio is `no difference`: 2 %, or the floor where that is larger."""
+        return max(0.02, self.floor or 0.0)
+
+
+def measure(
+    contenders: Sequence[Contender],
+    feeds: Mapping[str, Array],
+    *,
+    budget_s: float = 20.0,
+    rounds: int | None = None,
+    twin: bool = True,
+    seed: int = 0,
+    log: Path | None = None,
+    progress: Progress = lambda *_: None,
+    start: Callable[[Contender, Mapping[str, Array], Path | None], Worker] = Worker.start,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Measurement:
+    """Time contenders against the first of them, all in the same rounds.
+
+    Args:
+        contenders: the first is the base.
+        feeds: the arrays of each call.
+        budget_s: after which to stop, though never before 8 rounds.
+        rounds: exactly so many instead.
+        twin: also run the base against itself.
+        seed: of the orders.
+        log: where the workers' chatter goes.
+        progress: told (rounds done, rounds expected, what is being done).
+        start: opens a contender; a test puts its own here.
+        clock: in seconds.
+        sleep: in seconds.
+
+    Raises:
+        WorkError: the base failed; of another contender that fails, `failed` has the reason.
+    """
+    base, random = contenders[0], np.random.default_rng(seed)
+    again = replace(base, name=f"{base.name} again") if twin else None
+    alive = {c.name: c for c in (*contenders, *([again] if again else []))}
+    traces = {name: Trace() for name in alive}
+    failed: dict[str, str] = {}
+    quiet, restless, begun, done = "CPU time", 0, clock(), 0
+    while True:
+        expected = rounds or MIN_ROUNDS
+        if rounds is None and done >= MIN_ROUNDS:  # the budget decides: extrapolate it from the rounds so far
+            expected = max(done + 1, int(done * budget_s / max(clock() - begun, 1e-9)))
+        progress(done, expected, f"round {done + 1}")
+        order = [str(name) for name in random.permutation(list(alive))]
+        found, errors, still = _round(alive, order, feeds, log, start, clock, sleep)
+        for name, reason in errors.items():
+            if alive.pop(name).name == base.name:
+                raise WorkError(f"{base.name}, with which the others are compared, failed: {reason}")
+            failed[name] = reason
+        for name in alive:
+            traces[name] = _append(traces[name], found[name])
+        done, restless = done + 1, restless + still.count(False)
+        quiet = "fixed pause" if None in still else quiet
+        kept = {name: traces[name] for name in alive}
+        so_far = Measurement(base.name, again.name if again else None, kept, failed, done, "rounds", quiet, restless)
+        if rounds is not None:
+            if done >= rounds:
+                return so_far
+        elif done >= MIN_ROUNDS:
+            if all(so_far.ratio(name).half_width <= PRECISION for name in alive if name != base.name):
+                return replace(so_far, stopped="precision")
+            if clock() - begun >= budget_s:
+                return replace(so_far, stopped="budget")
+
+
+def _round(
+    alive: Mapping[str, Contender],
+    order: Sequence[str],
+    feeds: Mapping[str, Array],
+    log: Path | None,
+    start: Callable[[Contender, Mapping[str, Array], Path | None], Worker],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> tuple[dict[str, Trace], dict[str, str], list[bool | None]]:
+    """One round: what was seen, who failed and why, and whether the others were still before each block."""
+    workers: dict[str, Worker] = {}
+    blocks: dict[str, list[Array]] = {name: [] for name in order}
+    found: dict[str, Trace] = {}
+    failed: dict[str, str] = {}
+    still: list[bool | None] = []
+    try:
+        for name in order:
+            wait_still(list(workers.values()), clock, sleep)
+            try:
+                workers[name] = start(alive[name], feeds, log)
+            except WorkError as error:
+                failed[name] = str(error)
+        for name in (*order, *reversed(order)):
+            if name in failed:
+                continue
+            still.append(wait_still([w for n, w in workers.items() if n != name and n not in failed], clock, sleep))
+            try:
+                blocks[name].append(workers[name].block(BLOCK_S, BLOCK_CALLS))
+            except WorkError as error:
+                failed[name] = str(error)
+        for name, worker in workers.items():
+            if name not in failed:
+                used = worker.use()
+                calls = np.concatenate(blocks[name])
+                found[name] = Trace((calls,), (worker.cold_start_ms,), used["peak_memory_bytes"], used["threads"])
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return found, failed, still
+
+
+def wait_still(others: Sequence[Worker], clock: Callable[[], float], sleep: Callable[[float], None]) -> bool | None:
+    """Wait until the others' CPU time stands still; False where it did not, None where it cannot be read."""
+    end = clock() + STILL_LIMIT_S
+    try:
+        while others:
+            before = sum(worker.cpu_seconds() for worker in others)
+            sleep(STILL_S)
+            if sum(worker.cpu_seconds() for worker in others) - before <= STILL_SHARE * STILL_S:
+                return True
+            if clock() >= end:
+                return False
+    except LookupError:
+        sleep(PAUSE_S)
+        return None
+    return True
+
+
+def _append(trace: Trace, new: Trace) -> Trace:
+    return Trace(
+        trace.rounds + new.rounds,
+        trace.cold_start_ms + new.cold_start_ms,
+        max(trace.peak_memory_bytes, new.peak_memory_bytes),
+        new.threads,
+    )

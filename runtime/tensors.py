@@ -1,0 +1,111 @@
+"""Names, dtypes and shapes of what goes into a model and comes out, and the check of a call's arrays against them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import InputError
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: as in the ONNX file.
+        dtype: a numpy dtype's name, `float32` say.
+        shape: a number is a fixed dimension, a string names a dynamic axis; the same name means the same length.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a manifest."""
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "TensorSpec":
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError where the data is none."""
+        shape = data["shape"]
+        if not isinstance(shape, list) or not all(type(d) is str or (type(d) is int and d > 0) for d in shape):
+            raise ValueError(f"shape {shape!r} is not a list of positive numbers and axis names")
+        return cls(str(data["name"]), np.dtype(data["dtype"]).name, tuple(shape))
+
+    def sized(self, axes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape in numbers, each named axis as long as `axes` says, 1 where it says nothing."""
+        return tuple(d if isinstance(d, int) else axes.get(d, 1) for d in self.shape)
+
+
+@dataclass(frozen=True)
+class Specs:
+    """The inputs and outputs of one model, in order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a manifest."""
+        return {"inputs": [t.to_json() for t in self.inputs], "outputs": [t.to_json() for t in self.outputs]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Specs":
+        """The inverse of `to_json`."""
+        return cls(*(tuple(TensorSpec.from_json(t) for t in data[key]) for key in ("inputs", "outputs")))
+
+
+def name_inputs(specs: Sequence[TensorSpec], args: Sequence[Any]) -> dict[str, Any]:
+    """The arguments of a call by name: one dict, or the arrays in the order of the inputs.
+
+    Raises:
+        InputError: there are more or fewer arrays than inputs.
+    """
+    if len(args) == 1 and isinstance(args[0], Mapping):
+        return dict(args[0])
+    if len(args) != len(specs):
+        raise InputError(f"got {len(args)} arrays; this model takes {len(specs)}: {_listed(specs)}.")
+    return {spec.name: value for spec, value in zip(specs, args, strict=True)}
+
+
+def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
+    """Check a call's arrays by name, dtype, rank, fixed dimensions and the agreement of named axes.
+
+    Raises:
+        InputError: with what was got and what is allowed.
+    """
+    if len(feeds) != len(specs) or any(spec.name not in feeds for spec in specs):
+        raise InputError(f"got inputs {sorted(map(str, feeds))}; this model takes {_listed(specs)}.")
+    axes: dict[str, int] = {}
+    for spec in specs:
+        value = feeds[spec.name]
+        if not isinstance(value, np.ndarray):
+            raise InputError(
+                f"input '{spec.name}' is a {type(value).__name__}, not a numpy array; "
+                f"pass np.asarray(value, dtype='{spec.dtype}')."
+            )
+        if value.dtype.name != spec.dtype or not value.dtype.isnative:
+            raise InputError(
+                f"input '{spec.name}' has dtype {value.dtype}; this model takes {spec.dtype}: "
+                f"value.astype('{spec.dtype}')."
+            )
+        if value.ndim != len(spec.shape):
+            raise InputError(f"input '{spec.name}' has shape {value.shape}; this model takes {spec}.")
+        for wanted, got in zip(spec.shape, value.shape, strict=True):
+            if isinstance(wanted, str):
+                wanted = axes.setdefault(wanted, got)
+            if got != wanted:
+                raise InputError(f"input '{spec.name}' has shape {value.shape}; this model takes {spec}.")
+            if got == 0:
+                raise InputError(f"input '{spec.name}' has shape {value.shape}: it is empty.")
+
+
+def _listed(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(map(str, specs))

@@ -1,0 +1,146 @@
+"""The process in which one contender lives: `python -m runtime.worker`, told what to do over its standard input.
+
+It imports numpy, `runtime`, and what the contender itself needs: what is measured here is what a device runs.
+
+    open   {"opener": "module:function", "arguments": {...}, "rename": {...}}, arrays = the feeds to time with
+           imports, loads, makes the first call; answers with the milliseconds of each and the outputs
+    run    arrays = feeds; answers with the outputs
+    block  {"seconds": s, "calls": n}: after 3 dropped calls at least n calls and s seconds;
+           answers with the nanoseconds of each
+    use    answers with the threads and the peak memory
+    precision   answers with the number formats that truly run
+    call   {"function": "module:function", "arguments": {...}}: for work that is better done apart; its JSON result
+
+A failure is answered by {"error": kind, "message": text} and leaves the process alive.
+"""
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from runtime import engines, wire
+from runtime.engines import Session
+from runtime.errors import EngineError, Error
+from runtime.host import facts
+from runtime.tensors import Array, Specs
+
+DROPPED = 3
+
+
+def open_engine(engine: str, files: Mapping[str, str], specs: Mapping[str, Any], options: Mapping[str, Any]) -> Session:
+    """An opener: an engine's files, as `runtime.engines` opens them."""
+    paths = {role: Path(file) for role, file in files.items()}
+    return engines.get(engine).open(paths, Specs.from_json(specs), facts(), options)
+
+
+def open_bundle(path: str, engine: str | None = None) -> Any:
+    """An opener: a bundle, as a device loads it."""
+    from runtime.model import load
+
+    return load(path, engine)
+
+
+def compile_engine(engine: str, onnx: str, out: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """For `call`: compile an ONNX file into the folder `out`; role to path."""
+    Path(out).mkdir(parents=True, exist_ok=True)
+    return {role: str(path) for role, path in engines.get(engine).compile(Path(onnx), Path(out), options).items()}
+
+
+def serve(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Answer messages until the input ends."""
+    session: Any = None
+    feeds: dict[str, Array] = {}
+    rename: dict[str, str] = {}
+    while True:
+        try:
+            message, arrays = wire.receive(source)
+        except EOFError:
+            return
+        try:
+            match message["do"]:
+                case "open":
+                    rename = message["rename"]
+                    feeds = {rename.get(name, name): value for name, value in arrays.items()}
+                    session, answer, outputs = _open(message, feeds)
+                    wire.send(sink, answer, outputs)
+                case "run":
+                    arrays = {rename.get(name, name): value for name, value in arrays.items()}
+                    wire.send(sink, {}, session.run(arrays))
+                case "block":
+                    wire.send(sink, {}, {"ns": _block(session, feeds, message["seconds"], message["calls"])})
+                case "use":
+                    wire.send(sink, {"threads": session.threads, "peak_memory_bytes": peak_memory()})
+                case "precision":
+                    wire.send(sink, {"precision": dict(session.precision())})
+                case "call":
+                    wire.send(sink, {"result": _named(message["function"])(**message["arguments"])})
+        except Error as error:
+            wire.send(sink, {"error": type(error).__name__, "message": str(error)})
+        except Exception as error:  # a vendor's or a user's code: the parent says it, the log has the trace
+            import traceback
+
+            traceback.print_exc()
+            wire.send(sink, {"error": EngineError.__name__, "message": f"{type(error).__name__}: {error}"})
+
+
+def peak_memory() -> int:
+    """The largest resident memory of this process so far, in bytes; 0 where the system does not say."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as stream:  # noqa: PTH123  # hot start
+            for line in stream:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _open(message: Mapping[str, Any], feeds: dict[str, Array]) -> tuple[Any, dict[str, Any], dict[str, Array]]:
+    start = time.perf_counter()
+    opener = _named(message["opener"])
+    imported = time.perf_counter()
+    session = opener(**message["arguments"])
+    loaded = time.perf_counter()
+    outputs = session.run(feeds) if feeds else {}
+    called = time.perf_counter()
+    stages = {"import_ms": imported - start, "load_ms": loaded - imported, "first_call_ms": called - loaded}
+    return session, {name: seconds * 1e3 for name, seconds in stages.items()}, outputs
+
+
+def _block(session: Any, feeds: dict[str, Array], seconds: float, calls: int) -> Array:
+    run, now = session.run, time.perf_counter_ns
+    for _ in range(DROPPED):
+        run(feeds)
+    taken: list[int] = []
+    end = now() + int(seconds * 1e9)
+    while len(taken) < calls or now() < end:
+        start = now()
+        run(feeds)
+        taken.append(now() - start)
+    return np.array(taken, np.int64)
+
+
+def _named(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def main() -> None:
+    """Speak over the real standard output; whatever a vendor prints goes to standard error, which is the log."""
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, sink)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""One file a target, each ending in one `TARGET = Target(...)`; look-up lists this folder.
+
+A target says what its engine's kernels fuse (`scheme`), how it is run plainly and as its vendor ships it, and
+whether it can be compiled for here. The compiling itself stands in `runtime/engines`, beside the running.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from runtime import engines, listing
+from runtime.errors import EngineMissing, InputError
+from runtime.host import Host
+
+CPUS = ("host", "avx2", "vnni", "arm")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a model must be quantized so that a target's kernels fuse it.
+
+    Attributes:
+        activation: dtype of activations.
+        weight: dtype of weights.
+        activation_symmetric: zero point 0 for activations.
+        weight_symmetric: zero point 0 for weights.
+        per_channel: one scale a channel of a weight.
+        quantize_bias: int32 biases behind a DequantizeLinear; else they stay in float.
+        reduce_range: weights in 7 bits, where products are summed in 16 bits and would saturate.
+        ops: the ONNX ops whose inputs are quantized. What only moves numbers (Pad, Slice) is left out: it gains
+            nothing, and a padded zero is not the zero of an asymmetric scale.
+    """
+
+    ops: tuple[str, ...]
+    activation: Literal["uint8", "int8"] = "uint8"
+    weight: Literal["uint8", "int8"] = "int8"
+    activation_symmetric: bool = False
+    weight_symmetric: bool = True
+    per_channel: bool = True
+    quantize_bias: bool = True
+    reduce_range: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place to deploy to.
+
+    Attributes:
+        engine: its file in `runtime/engines`.
+        why_not: None where it can be compiled for here, else one sentence with the command that mends it.
+        scheme: for one of `CPUS`.
+        options: what a recipe may set, name to type; all are the engine's own but `cpu`.
+        plain: the engine options of an unoptimized fp32 model.
+        vendor: those of the engine as its vendor ships it.
+    """
+
+    name: str
+    engine: str
+    why_not: Callable[[], str | None]
+    scheme: Callable[[str, Host], Scheme]
+    options: Mapping[str, type]
+    plain: Mapping[str, Any]
+    vendor: Mapping[str, Any]
+
+    def engine_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The plain options, with what a recipe asks for on top.
+
+        Raises:
+            InputError: an option that the target does not know, or of the wrong type.
+        """
+        engines.check_options(self.name, asked, {**self.options, "cpu": str})
+        if asked.get("cpu", "host") not in CPUS:
+            raise InputError(listing.unknown(f"cpu of {self.name}", str(asked["cpu"]), CPUS))
+        return {**self.plain, **{key: value for key, value in asked.items() if key != "cpu"}}
+
+
+def get(name: str) -> Target:
+    """The target of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    target: Target = listing.get(__name__, name, "target").TARGET
+    return target
+
+
+def names() -> list[str]:
+    """All targets, whether they can be compiled for here or not."""
+    return listing.names(__name__)
+
+
+def missing(module: str, extra: str) -> str | None:
+    """None where a library imports here, else the sentence that names its extra."""
+    try:
+        engines.library(module, extra)
+    except EngineMissing as error:
+        return str(error)
+    return None
+
+
+def saturates(cpu: str, host: Host) -> bool:
+    """Whether u8 x s8 products are summed in 16 bits: x86 without VNNI. ARM's dot products are wide enough."""
+    if cpu == "host":
+        return host.architecture in ("x86_64", "AMD64") and not {"avx512_vnni", "avx_vnni"} & set(host.instruction_sets)
+    return cpu == "avx2"

@@ -1,0 +1,24 @@
+"""ONNX Runtime on the CPU."""
+
+from runtime.host import Host
+from targets import Scheme, Target, missing, saturates
+
+
+def _scheme(cpu: str, host: Host) -> Scheme:
+    """Its QLinear kernels are fastest, on x86, with u8 activations and s8 weights; biases are int32."""
+    return Scheme(
+        ops=("Conv", "Gemm", "MatMul", "Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Relu",
+             "Clip", "Concat"),
+        reduce_range=saturates(cpu, host),
+    )  # fmt: skip
+
+
+TARGET = Target(
+    name="onnxruntime",
+    engine="onnxruntime",
+    why_not=lambda: missing("onnxruntime", "onnxruntime"),
+    scheme=_scheme,
+    options={"threads": int, "spinning": bool},
+    plain={"spinning": True},
+    vendor={},
+)

@@ -1,0 +1,24 @@
+"""OpenVINO on the CPU."""
+
+from runtime.host import Host
+from targets import Scheme, Target, missing, saturates
+
+
+def _scheme(cpu: str, host: Host) -> Scheme:
+    """Its low-precision transformations take u8 activations and s8 weights; pooling and sums stay in int8."""
+    return Scheme(
+        ops=("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean",
+             "Relu", "Clip", "Mul", "Concat"),
+        reduce_range=saturates(cpu, host),
+    )  # fmt: skip
+
+
+TARGET = Target(
+    name="openvino",
+    engine="openvino",
+    why_not=lambda: missing("openvino", "openvino"),
+    scheme=_scheme,
+    options={"threads": int, "precision": str, "hint": str},
+    plain={"precision": "f32"},
+    vendor={},
+)
