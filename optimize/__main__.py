@@ -5,7 +5,7 @@ import sys
 
 def main() -> int:
     """Run the command line; returns the exit code."""
-    if sys.version_info < (3, 11):  # noqa: UP036  # the runtime is installed on devices with 3.10
+    if sys.version_info < (3, 11):  # the runtime is installed on devices with 3.10
         print("optimize needs Python 3.11; on a device use `python -m runtime`.", file=sys.stderr)
         return 2
     try:

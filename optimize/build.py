@@ -42,7 +42,7 @@ class Built:
     @property
     def size_bytes(self) -> int:
         """Of the engine's files; of the ONNX file where there is no engine."""
-        parts = self.files.values() or [p for p in (self.model.path, Path(f"{self.model.path}.data")) if p.exists()]
+        parts = (self.files or engines.onnx_files(self.model.path)).values()
         return sum(part.stat().st_size for part in parts)
 
 
@@ -106,7 +106,7 @@ class Builder:
         return Built(model, {}, opened, "", notes)
 
     def _steps(self, candidate: Candidate) -> tuple[OnnxModel, tuple[str, ...]]:
-        model, notes = self._start, ()
+        model, notes = self._start, tuple[str, ...]()
         done: list[str] = []
         key: tuple[str, ...] = ()
         for step in candidate.steps:

@@ -66,7 +66,7 @@ def _command(function: Callable[P, int]) -> Callable[P, None]:
             code = 3
         raise typer.Exit(code)
 
-    return cli.command(function.__name__.rstrip("_"))(guarded)  # type: ignore[return-value]  # typer keeps the type
+    return cli.command(function.__name__.rstrip("_"))(guarded)
 
 
 @_command

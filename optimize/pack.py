@@ -10,6 +10,7 @@ from optimize.report import Report
 from optimize.subject import Subject
 from runtime import bundle
 from runtime.bundle import Bundle, EngineEntry, Fallback
+from runtime.engines import onnx_files
 
 # Any of these sums int8 products wide enough; a processor with none of them may saturate.
 _WIDE_INT8 = ("avx512_vnni", "avx_vnni", "asimd")
@@ -28,8 +29,6 @@ def write_bundle(
     names = sorted(report.chosen.values(), key=lambda name: _time(report, name))
     engines = [_entry(by_name[name], built[name], _measured(report, name)) for name in names]
     plain = next(name for name, one in built.items() if by_name[name].role == "plain")
-    onnx = built[plain].model.path
-    data = Path(f"{onnx}.data")
     libraries = dict.fromkeys(
         [*(entry.engine for entry in engines if entry.files), "onnxruntime", "openvino", "reference"]
     )
@@ -39,7 +38,7 @@ def write_bundle(
         specs=built[plain].model.specs,
         engines=engines,
         fallback=Fallback(
-            {"model": str(onnx), **({"data": str(data)} if data.exists() else {})},
+            {role: str(file) for role, file in onnx_files(built[plain].model.path).items()},
             tuple(libraries),
             {"as": plain, **_measured(report, plain)},
         ),
@@ -66,7 +65,8 @@ def _entry(candidate: Candidate, built: Built, measured: Mapping[str, Any]) -> E
 
 def _measured(report: Report, name: str) -> dict[str, Any]:
     """What the manifest repeats of the report; of what was not measured, nothing."""
-    row, found = report.row(name), {}
+    row = report.row(name)
+    found: dict[str, Any] = {}
     if row.accuracy:
         found["accuracy"] = row.accuracy.model_dump(
             include={"metric", "value", "drop", "low", "high", "verdict", "samples"}

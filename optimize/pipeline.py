@@ -15,11 +15,11 @@ from optimize import judge, plan, recipe, select
 from optimize.build import Builder, Built, Lost
 from optimize.evaluate import evaluate
 from optimize.folder import LOG, claim, logging_to
+from optimize.pack import write_bundle
 from optimize.plan import Candidate, role_of
 from optimize.progress import Progress
 from optimize.recipe import Recipe
-from optimize.report import Accuracy, Headline, Report, Row, json, markdown
-from optimize.pack import write_bundle
+from optimize.report import Headline, Report, Row, json, markdown
 from optimize.select import Choice
 from optimize.steps import name_of
 from optimize.subject import Subject, prepare

@@ -54,8 +54,10 @@ def expand(recipe: Recipe, host: Host) -> list[Candidate]:
 
 
 def role_of(candidates: Sequence[Candidate], target: str, role: str) -> Candidate:
-    """The candidate of a target in a role; where there is none of its own, the target's first: the plain one, or the
-    only one of a target that cannot be built here."""  # noqa: D209
+    """The candidate of a target in a role, or where there is none the target's first.
+
+    That is the plain one, or the only one of a target that cannot be built here.
+    """
     own = [candidate for candidate in candidates if candidate.target.name == target]
     return next((candidate for candidate in own if candidate.role == role), own[0])
 

@@ -1,11 +1,11 @@
 """What the user asks for: a TOML file, or flags that make the same thing."""
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import tomllib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 import targets as target_folder

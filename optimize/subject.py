@@ -11,9 +11,8 @@ from optimize.data import Splits
 from optimize.metrics import Metric
 from optimize.models import Axes, OnnxModel, TorchModel, read_onnx
 from optimize.progress import Progress
-from optimize.recipe import Recipe, allowed_drop
+from optimize.recipe import Recipe
 from optimize.report import Data, SplitFacts
-from optimize.sources import ModelSpec
 from runtime.contender import Contender, Worker
 from runtime.errors import InputError
 from runtime.tensors import Array, TensorSpec

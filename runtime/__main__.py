@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     with models.load(options.bundle, options.engine) as model:
         results = model.run(_arrays(options.input))
-        np.savez(options.output, **results)
+        np.savez(options.output, allow_pickle=False, **results)
         shapes = {name: f"{value.dtype}{list(value.shape)}" for name, value in results.items()}
         return {"engine": model.engine, "outputs": shapes, "written to": options.output}
 

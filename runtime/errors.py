@@ -1,6 +1,6 @@
 """The errors of this project, one tree.
 
-Error
+*Error*
 ├── InputError            what was given cannot be used: a path, a name, a shape, a recipe    (exit code 2)
 └── WorkError             the work itself failed                                              (exit code 3)
     ├── BundleError       a bundle is damaged, is newer than this runtime, or is none

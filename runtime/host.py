@@ -85,9 +85,8 @@ def versions(distributions: Iterable[str]) -> dict[str, str]:
 def _processor() -> tuple[str, frozenset[str]]:
     """The model's name and the flags; on a system without /proc/cpuinfo what Python knows, and no flags."""
     text = _read(Path("/proc/cpuinfo")) or ""
-    lines = dict(
-        (part.strip() for part in line.split(":", 1)) for line in text.split("\n\n")[0].splitlines() if ":" in line
-    )
+    pairs = [line.partition(":") for line in text.split("\n\n")[0].splitlines()]
+    lines = {name.strip(): value.strip() for name, _, value in pairs}
     model = lines.get("model name") or lines.get("Model") or platform.processor() or platform.machine()
     return model, frozenset((lines.get("flags") or lines.get("Features") or "").split())
 

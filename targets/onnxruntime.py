@@ -3,14 +3,15 @@
 from runtime.host import Host
 from targets import Scheme, Target, missing, saturates
 
+_OPS = (
+    "Conv", "Gemm", "MatMul", "Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean",
+    "Relu", "Clip", "Concat",
+)  # fmt: skip
+
 
 def _scheme(cpu: str, host: Host) -> Scheme:
     """Its QLinear kernels are fastest, on x86, with u8 activations and s8 weights; biases are int32."""
-    return Scheme(
-        ops=("Conv", "Gemm", "MatMul", "Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Relu",
-             "Clip", "Concat"),
-        reduce_range=saturates(cpu, host),
-    )  # fmt: skip
+    return Scheme(ops=_OPS, reduce_range=saturates(cpu, host))
 
 
 TARGET = Target(

@@ -3,14 +3,15 @@
 from runtime.host import Host
 from targets import Scheme, Target, missing, saturates
 
+_OPS = (
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool",
+    "ReduceMean", "Relu", "Clip", "Mul", "Concat",
+)  # fmt: skip
+
 
 def _scheme(cpu: str, host: Host) -> Scheme:
     """Its low-precision transformations take u8 activations and s8 weights; pooling and sums stay in int8."""
-    return Scheme(
-        ops=("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean",
-             "Relu", "Clip", "Mul", "Concat"),
-        reduce_range=saturates(cpu, host),
-    )  # fmt: skip
+    return Scheme(ops=_OPS, reduce_range=saturates(cpu, host))
 
 
 TARGET = Target(

@@ -19,7 +19,7 @@ def _why_not() -> str | None:
     if lacking:
         return lacking
     if not facts().gpus:
-        return "TensorRT builds for the GPU it runs on, and no NVIDIA GPU is here: run this on the device, or see nvidia-smi"
+        return "TensorRT builds for the GPU it runs on, and none is here: run on the device, or see nvidia-smi"
     return "this version of edge-optimize does not compile TensorRT engines yet: pip install --upgrade edge-optimize"
 
 

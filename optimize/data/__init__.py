@@ -68,6 +68,12 @@ class Splits:
     notes: tuple[str, ...] = ()
     divided: bool = False
 
+    @classmethod
+    def of(cls, passes: Mapping[str, Callable[[], Iterable[Batch]]], note: str = "", divided: bool = False) -> "Splits":
+        """From the three passes by name."""
+        calibrate, validate, test = (Split(name, passes[name]) for name in NAMES)
+        return cls(calibrate, validate, test, (note,) if note else (), divided)
+
     def whole(self) -> Split:
         """All three, one after the other."""
 
@@ -142,7 +148,7 @@ def from_arrays(arrays: Mapping[str, Mapping[str, Array]], where: str) -> Splits
         return _divide(arrays[""], where)
     if lacking := [name for name in NAMES if name not in arrays]:
         raise InputError(f"{where}: the splits {', '.join(lacking)} are missing; there are {sorted(arrays)}.")
-    return Splits(*(Split(name, _reader(arrays[name])) for name in NAMES))
+    return Splits.of({name: _reader(arrays[name]) for name in NAMES})
 
 
 def prepare(splits: Splits, inputs: Sequence[TensorSpec]) -> Splits:
@@ -167,7 +173,13 @@ def prepare(splits: Splits, inputs: Sequence[TensorSpec]) -> Splits:
         for old, (name, new) in zip(before, after, strict=True)
         if old.dtype != new.dtype
     ]
-    return Splits(*map(wrap, splits), notes=(*splits.notes, *notes), divided=splits.divided)
+    return Splits(
+        wrap(splits.calibrate),
+        wrap(splits.validate),
+        wrap(splits.test),
+        notes=(*splits.notes, *notes),
+        divided=splits.divided,
+    )
 
 
 def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
@@ -186,13 +198,13 @@ def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
         size = len(next(iter(feeds.values())))
         for name, value in feeds.items():
             _finite(split.name, name, value, samples)
-            digest.update(value)  # contiguous: `prepare` saw to it
+            digest.update(value.data)  # contiguous: `prepare` saw to it
         labelled = labelled and labels is not None
         if labels is not None:
             if len(labels) != size:
                 raise InputError(f"the split '{split.name}' has {size} samples and {len(labels)} labels in one batch.")
             _finite(split.name, "the labels", labels, samples)
-            digest.update(np.ascontiguousarray(labels))
+            digest.update(np.ascontiguousarray(labels).data)
             if labels.dtype.kind in "iu" and labels.size:
                 integer = True
                 low = labels.min() if low is None else min(low, labels.min())
@@ -304,9 +316,9 @@ def _divide(arrays: Mapping[str, Array], where: str) -> Splits:
     first = max(1, round(n * SHARES[0]))
     second = min(n - 1, first + max(1, round(n * SHARES[1])))
     parts = zip(NAMES, np.split(order, [first, second]), strict=True)
-    made = [Split(name, _reader({key: value[rows] for key, value in arrays.items()})) for name, rows in parts]
+    passes = {name: _reader({key: value[rows] for key, value in arrays.items()}) for name, rows in parts}
     how = "stratified by class" if stratified else "at random"
     note = (
         f"{where} has one split; it was divided {how} (seed 0) into {first}, {second - first} and {n - second} samples"
     )
-    return Splits(*made, notes=(note,), divided=True)
+    return Splits.of(passes, note, divided=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optimize.data import NAMES, Batch, Split, Splits, from_arrays, to_batch
+from optimize.data import NAMES, Batch, Splits, from_arrays, to_batch
 from optimize.usercode import load_callable
 from runtime.errors import InputError
 
@@ -38,7 +38,7 @@ def load(place: str) -> Splits:
             raise InputError(
                 f"{place} returned one stream; a stream cannot be divided. Return a dict with {', '.join(NAMES)}."
             )
-        return Splits(*(Split(name, _passes(split, f"{place}, split '{name}'")) for name, split in found.items()))
+        return Splits.of({name: _passes(split, f"{place}, split '{name}'") for name, split in found.items()})
     arrays = {}
     for name, split in found.items():
         feeds, labels = to_batch(split, f"{place}, split '{name or 'the data'}'")

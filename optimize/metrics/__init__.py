@@ -68,7 +68,7 @@ def share(statistics: Array) -> float:
 
 def per_sample(error: Array) -> Array:
     """The mean over all but the first axis, as one column."""
-    return error.reshape(len(error), -1).mean(1, keepdims=True, dtype=np.float64)
+    return np.asarray(error.reshape(len(error), -1).mean(1, keepdims=True, dtype=np.float64))
 
 
 def same_shape(value: Array, labels: Array) -> tuple[Array, Array]:
@@ -101,7 +101,7 @@ def custom(place: str, better: str | None) -> Metric:
     kinds: dict[str, Any] = {}
 
     def call(outputs: Outputs, labels: Array) -> Array:
-        value = first(outputs) if len(outputs) == 1 else dict(outputs)
+        value: Any = first(outputs) if len(outputs) == 1 else dict(outputs)
         try:
             return np.asarray(function(value, labels), np.float64)
         except Exception as error:

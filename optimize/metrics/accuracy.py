@@ -32,7 +32,7 @@ def _update(outputs: Outputs, labels: Array) -> Array:
     scores = first(outputs)
     right = scores.argmax(1) == class_labels(scores, labels)
     if right.ndim == 1:
-        return right[:, None].astype(np.float64)
+        return np.asarray(right[:, None], np.float64)
     flat = right.reshape(len(right), -1)
     return np.stack([flat.sum(1), np.full(len(flat), flat.shape[1])], 1).astype(np.float64)
 

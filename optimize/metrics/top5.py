@@ -11,7 +11,7 @@ def _update(outputs: Outputs, labels: Array) -> Array:
     scores = first(outputs)
     labels = class_labels(scores, labels)
     own = np.take_along_axis(scores, labels[:, None].astype(np.int64), 1)
-    return ((scores > own).sum(1, keepdims=True) < 5).astype(np.float64)
+    return np.asarray((scores > own).sum(1, keepdims=True) < 5, np.float64)
 
 
 METRIC = Metric("top5", "share", True, _update, share)

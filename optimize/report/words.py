@@ -12,7 +12,7 @@ def first_lines(report: Report) -> list[str]:
     lines = []
     for target, name in report.closest.items():
         lines.append(f"NOT MET on {target}: no candidate holds {drop_limit(report)}; the closest is {name}.")
-    for target, name in report.chosen.items():
+    for name in report.chosen.values():
         row = report.row(name)
         for label, seen in (("test", row.accuracy), ("validate", row.validate_)):
             if seen and seen.verdict == "exceeds":

@@ -109,11 +109,13 @@ def fill(module: "nn.Module", path: Path, trust: bool) -> tuple[str, ...]:
     Raises:
         InputError: it cannot be read without unpickling, or its keys or shapes are not the module's.
     """
-    state, notes = _state(path, trust), []
+    state = _state(path, trust)
+    notes: list[str] = []
     for key in _NESTED:
         inner = state.get(key)
         if isinstance(inner, Mapping):
-            state, notes = dict(inner), [*notes, f"weights taken from '{key}' in {path.name}"]
+            state = dict(inner)
+            notes.append(f"weights taken from '{key}' in {path.name}")
             break
     if state and all(key.startswith("module.") for key in state):  # DataParallel's wrapping
         state = {key.removeprefix("module."): value for key, value in state.items()}

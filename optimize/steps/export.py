@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import warnings
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -46,7 +45,7 @@ class Step(Settings):
         failures: list[str] = []
         for exporter in ("dynamo", "torchscript") if self.exporter == "auto" else (self.exporter,):
             try:
-                proto = self._export(exporter, model, feeds, names)
+                proto = self._export(exporter, model, feeds, names, context.folder)
                 written = write_onnx(proto, context.folder / "model.onnx")
                 check_equal(written, session, context, self.tolerance)
             except StepError as error:
@@ -60,7 +59,7 @@ class Step(Settings):
                 return written
         raise StepError("torch's exporters could not do it. " + " / ".join(failures))
 
-    def _export(self, exporter: str, model: TorchModel, feeds: dict[str, Any], outputs: list[str]) -> Any:
+    def _export(self, exporter: str, model: TorchModel, feeds: dict[str, Any], outputs: list[str], folder: Path) -> Any:
         import torch
 
         arguments = tuple(tensors(feeds, model.inputs))
@@ -76,19 +75,20 @@ class Step(Settings):
                 assert program is not None
                 proto = program.model_proto
             else:
-                buffer = io.BytesIO()
                 dynamic = {spec.name: each for spec, each in zip(model.inputs, axes, strict=True) if each}
                 first_axis = next((each[0] for each in axes if 0 in each), None)
                 if first_axis:
                     dynamic |= {name: {0: first_axis} for name in outputs}
+                traced = folder / "traced.onnx"
                 torch.onnx.export(
-                    model.module, arguments, buffer, dynamo=False, opset_version=min(self.opset, 20),
+                    model.module, arguments, traced, dynamo=False, opset_version=min(self.opset, 20),
                     input_names=[spec.name for spec in model.inputs], output_names=outputs, dynamic_axes=dynamic,
                 )  # fmt: skip
                 import onnx
 
-                proto = onnx.load_from_string(buffer.getvalue())
-        _name_axes(proto, model.inputs, len(next(iter(feeds.values()))))
+                proto = onnx.load(traced)
+                traced.unlink()
+        _name_axes(proto, model.inputs)
         return proto
 
 
@@ -106,7 +106,7 @@ def _largest(inputs: tuple[TensorSpec, ...], context: Context) -> int:
     return first if isinstance(first, int) else 2
 
 
-def _name_axes(proto: Any, inputs: tuple[TensorSpec, ...], batch: int) -> None:
+def _name_axes(proto: Any, inputs: tuple[TensorSpec, ...]) -> None:
     """The user's axis names on the inputs, instead of the exporter's s77."""
     renamed = {}
     for value, spec in zip(proto.graph.input, inputs, strict=True):
@@ -123,9 +123,15 @@ def _name_axes(proto: Any, inputs: tuple[TensorSpec, ...], batch: int) -> None:
 def _quiet() -> Any:
     """The exporters print and warn; it goes to the log."""
     chatter = io.StringIO()
-    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(chatter):
-        warnings.simplefilter("always")
-        yield
+    logger = logging.getLogger("torch")  # it has a handler of its own, which writes to the screen
+    handlers = logger.handlers[:]
+    logger.handlers[:] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(chatter):
+            warnings.simplefilter("always")
+            yield
+    finally:
+        logger.handlers[:] = handlers
     for warning in caught:
         log.info("%s: %s", warning.category.__name__, warning.message)
     if chatter.getvalue():
@@ -133,7 +139,7 @@ def _quiet() -> Any:
 
 
 def _opset(proto: Any) -> int:
-    return max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    return max(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _first_line(error: Exception) -> str:

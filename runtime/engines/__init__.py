@@ -59,7 +59,7 @@ def get(name: str) -> Engine:
     Raises:
         InputError: there is none.
     """
-    return listing.get(__name__, name, "engine")  # type: ignore[return-value]  # a module fits the Protocol
+    return listing.get(__name__, name, "engine")
 
 
 def names() -> list[str]:
@@ -85,8 +85,15 @@ def check_options(engine: str, options: Options, known: Mapping[str, type]) -> N
     for key, value in options.items():
         if key not in known:
             raise InputError(listing.unknown(f"option of {engine}", key, known))
-        if value is not None and (not isinstance(value, known[key]) or (known[key] is int and value < 1)):
-            raise InputError(f"option '{key}' of {engine} is {value!r}; it takes a {known[key].__name__}.")
+        if value is None:
+            continue
+        # a bool is an int to Python, not to a user
+        fits = type(value) is known[key] or (known[key] is float and type(value) is int)
+        if not fits or (type(value) is int and value < 1):
+            kind = {int: "whole number from 1", str: "string", bool: "true or false"}.get(
+                known[key], known[key].__name__
+            )
+            raise InputError(f"option '{key}' of {engine} is {value!r}; it takes a {kind}.")
 
 
 def check_names(engine: str, specs: Specs, inputs: list[str], outputs: list[str]) -> None:
@@ -95,6 +102,12 @@ def check_names(engine: str, specs: Specs, inputs: list[str], outputs: list[str]
         names_wanted = [spec.name for spec in wanted]
         if sorted(names_wanted) != sorted(got):
             raise EngineError(f"this {engine} file has the {kind} {got}, the manifest says {names_wanted}.")
+
+
+def onnx_files(onnx: Path) -> dict[str, Path]:
+    """An ONNX file by role: the model, and its external data where it has some beside it."""
+    data = onnx.with_name(f"{onnx.name}.data")
+    return {"model": onnx, "data": data} if data.exists() else {"model": onnx}
 
 
 def describe(counts: Mapping[str, int]) -> str:

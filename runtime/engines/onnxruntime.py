@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.engines import Options, check_names, check_options, library
+from runtime.engines import Options, check_names, check_options, library, onnx_files
 from runtime.errors import EngineError
 from runtime.host import Host
 from runtime.tensors import Array, Specs
@@ -95,9 +95,8 @@ def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
     check_options("onnxruntime", options, OPTIONS)
     if options:
         _fuse(onnx, out / "model.onnx")
-        return {"model": out / "model.onnx"} | {"data": part for part in out.glob("*.data")}
-    parts = {"model": onnx} | {"data": part for part in onnx.parent.glob(onnx.name + ".data")}
-    return {role: Path(shutil.copyfile(part, out / part.name)) for role, part in parts.items()}
+        return onnx_files(out / "model.onnx")
+    return {role: Path(shutil.copyfile(part, out / part.name)) for role, part in onnx_files(onnx).items()}
 
 
 def _fuse(onnx: Path, out: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from runtime.engines import Options, check_names, check_options, library
+from runtime.engines import Options, check_names, check_options, library, onnx_files
 from runtime.errors import EngineError
 from runtime.host import Host
 from runtime.tensors import Array, Specs
@@ -64,5 +64,4 @@ def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) 
 def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
     """There is nothing to compile: the file and its external data are copied."""
     check_options("reference", options, OPTIONS)
-    parts = {"model": onnx} | {"data": part for part in onnx.parent.glob(onnx.name + ".data")}
-    return {role: Path(shutil.copyfile(part, out / part.name)) for role, part in parts.items()}
+    return {role: Path(shutil.copyfile(part, out / part.name)) for role, part in onnx_files(onnx).items()}
