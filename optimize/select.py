@@ -54,7 +54,7 @@ def choose(rows: Sequence[Row], objective: str, max_drop: float, plain: str, mar
     if told and best not in told:
         safe = min(told, key=lambda row: _cost(row, objective))
         if _cost(safe, objective) <= _cost(best, objective) * (1 + margin):
-            why = f"{_of(safe, rows, objective, batch)}, and within the limit; of {best.name}, as good, that cannot be told"
+            why = f"{_of(safe, rows, objective, batch)}, and within the limit; {best.name}, as good, cannot be told"
             return Choice(safe.name, why)
     verdict = best.validate_.verdict if best.validate_ else None
     sure = "within the limit" if verdict == "within" else "whether it is within the limit cannot be told"

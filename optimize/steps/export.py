@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
