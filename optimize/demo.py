@@ -1,5 +1,6 @@
 """`optimize demo`: train the digits example, then do exactly what `optimize run` does with its recipe."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -18,8 +19,7 @@ def demo(out: Path, seed: int) -> Report:
 
     folder = claim(out) / "example"
     shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "weights.pth"))
-    progress = Progress(1)
-    progress.stage("train a small residual network on 677 of scikit-learn's digits")
-    train(folder / "weights.pth", seed, progress.count)
-    progress.close()
+    with contextlib.closing(Progress(1)) as progress:
+        progress.stage("train a small residual network on 677 of scikit-learn's digits")
+        train(folder / "weights.pth", seed, progress.count)
     return run(recipe.load(folder / "recipe.toml"), out=out)

@@ -1,10 +1,13 @@
-"""The output folder: is it ours to write, and the log file in it."""
+"""The output folder: is it ours to write, and the log file in it, which takes what vendors print."""
 
 import contextlib
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from runtime.errors import InputError
 
@@ -32,21 +35,43 @@ def claim(out: Path) -> Path:
 
 
 @contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Send log records and warnings of vendors to a file, and keep them off the screen."""
+def chatter_to(path: Path) -> Iterator[TextIO]:
+    """Send all that vendors print, warn and log to a file, in C++ too; yields the screen (the real standard error)."""
     root = logging.getLogger()
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handlers, level = root.handlers[:], root.level
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    with _redirected(path) as screen, warnings.catch_warnings():
+        logging.captureWarnings(True)
+        warnings.simplefilter("default")
+        try:
+            yield screen
+        finally:
+            logging.captureWarnings(False)
+            root.handlers[:] = handlers
+            root.setLevel(level)
+            handler.close()
+
+
+@contextlib.contextmanager
+def _redirected(path: Path) -> Iterator[TextIO]:
+    """File descriptors 1 and 2 lead to a file; libraries write to these whatever Python's streams are."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    screen = os.fdopen(os.dup(saved[1]), "w", encoding="utf-8", errors="replace")
     try:
-        with warnings.catch_warnings():
-            logging.captureWarnings(True)
-            warnings.simplefilter("default")
-            yield
+        yield screen
     finally:
-        logging.captureWarnings(False)
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        handler.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, kept in zip((1, 2), saved, strict=True):
+            os.dup2(kept, descriptor)
+            os.close(kept)
+        with contextlib.suppress(BrokenPipeError):
+            screen.close()

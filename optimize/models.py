@@ -63,7 +63,8 @@ def write_onnx(model: "onnx.ModelProto", path: Path) -> OnnxModel:
     import onnx
 
     strip(model)
-    large = model.ByteSize() > EXTERNAL_DATA_BYTES
+    # counted by the weights: a message over 2 GB cannot be asked for its own size
+    large = sum(len(tensor.raw_data) for tensor in _tensors(model.graph)) > EXTERNAL_DATA_BYTES
     path.parent.mkdir(parents=True, exist_ok=True)
     if large:
         onnx.save_model(

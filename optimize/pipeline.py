@@ -1,5 +1,6 @@
 """The whole way: from a recipe to a bundle and a report."""
 
+import contextlib
 import shutil
 import tempfile
 import time
@@ -14,7 +15,7 @@ import numpy as np
 from optimize import judge, plan, recipe, select
 from optimize.build import Builder, Built, Lost
 from optimize.evaluate import evaluate
-from optimize.folder import LOG, claim, logging_to
+from optimize.folder import LOG, chatter_to, claim
 from optimize.pack import write_bundle
 from optimize.plan import Candidate, role_of
 from optimize.progress import Progress
@@ -73,10 +74,9 @@ def run(
     existed = Path(out).exists()
     folder = claim(Path(out))
     work = Path(tempfile.mkdtemp(prefix=".work-", dir=folder))
-    progress = Progress(STAGES, silent=silent)
     keep_log = True
     try:
-        with logging_to(work / LOG):
+        with chatter_to(work / LOG) as screen, contextlib.closing(Progress(STAGES, screen, silent)) as progress:
             return _whole_way(asked, folder, work, progress, strict)
     except InputError:
         keep_log = False
@@ -84,7 +84,6 @@ def run(
     except OSError as error:
         raise WorkError(f"{error.strerror or error}: {error.filename or folder}") from error
     finally:
-        progress.close()
         if keep_log and (work / LOG).exists():
             shutil.copyfile(work / LOG, folder / LOG)
         shutil.rmtree(work, ignore_errors=True)

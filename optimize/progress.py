@@ -45,7 +45,7 @@ class Progress:
         self._write(f"{done} of {total}{left}{': ' + what if what else ''}", always=done == total)
 
     def close(self) -> None:
-        """Leave the terminal's line."""
+        """Clear the terminal's line."""
         if self._terminal and not self._silent:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

@@ -177,8 +177,8 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
         raise InputError(f"the recipe {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from error
-    for change in changes:
-        _set(table, change)
+    for one in changes:
+        change(table, one)
     return from_table(table, path.parent)
 
 
@@ -236,14 +236,19 @@ def _place(section: str, table: Model | Data) -> str:
     return str(table.path or table.entry)
 
 
-def _set(table: dict[str, Any], change: str) -> None:
-    key, sign, text = change.partition("=")
+def change(table: dict[str, Any], text: str) -> None:
+    """Apply one KEY=VALUE to a recipe's table; a value is TOML, or a bare word.
+
+    Raises:
+        InputError: it is not of that form, or there is no such place.
+    """
+    key, sign, value_text = text.partition("=")
     if not sign or not key.strip():
-        raise InputError(f"--set takes KEY=VALUE, constraints.max_drop=0.02 say; got '{change}'.")
+        raise InputError(f"--set takes KEY=VALUE, constraints.max_drop=0.02 say; got '{text}'.")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {value_text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
+        value = value_text  # a bare word is a string
     *parents, last = key.strip().split(".")
     place: Any = table
     for part in parents:

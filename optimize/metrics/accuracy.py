@@ -7,14 +7,19 @@ from runtime.errors import InputError
 from runtime.tensors import Array
 
 
-def class_labels(scores: Array, labels: Array) -> Array:
-    """The labels as whole numbers, checked against the classes on the scores' second axis.
+def classes(outputs: Outputs, labels: Array) -> tuple[Array, Array]:
+    """The first output as (samples, classes, ...) and the labels as whole numbers (samples, ...), checked.
+
+    Axes of length 1 that old classifiers leave behind, (N, 1000, 1, 1) say, are dropped; so is one behind the labels.
 
     Raises:
         InputError: the labels are not class numbers of this model.
     """
+    scores = first(outputs)
     if scores.ndim < 2:
         raise InputError(f"the output has shape {scores.shape}; accuracy needs (samples, classes, ...).")
+    if labels.ndim <= 2 and scores.shape[2:] == (1,) * (scores.ndim - 2):
+        scores = scores.reshape(scores.shape[:2])
     if labels.ndim == 2 and scores.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.dtype.kind not in "biu" or labels.shape != (scores.shape[0], *scores.shape[2:]):
@@ -25,12 +30,12 @@ def class_labels(scores: Array, labels: Array) -> Array:
     if labels.min() < 0 or labels.max() >= scores.shape[1]:
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise InputError(f"label {wrong} is outside the model's classes, 0 to {scores.shape[1] - 1}.")
-    return labels
+    return scores, labels
 
 
 def _update(outputs: Outputs, labels: Array) -> Array:
-    scores = first(outputs)
-    right = scores.argmax(1) == class_labels(scores, labels)
+    scores, labels = classes(outputs, labels)
+    right = scores.argmax(1) == labels
     if right.ndim == 1:
         return np.asarray(right[:, None], np.float64)
     flat = right.reshape(len(right), -1)

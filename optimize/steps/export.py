@@ -1,8 +1,8 @@
 """Export a torch module to ONNX and prove on real data that the file computes the same, at several batch sizes."""
 
 import contextlib
-import io
 import logging
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -61,34 +61,30 @@ class Step(Settings):
         raise StepError("torch's exporters could not do it. " + " / ".join(failures))
 
     def _export(self, exporter: str, model: TorchModel, feeds: dict[str, Any], outputs: list[str], folder: Path) -> Any:
+        import onnx
         import torch
 
         arguments = tuple(tensors(feeds, model.inputs))
+        inputs = [spec.name for spec in model.inputs]
         axes = [{i: name for i, name in enumerate(spec.shape) if isinstance(name, str)} for spec in model.inputs]
-        with _quiet(), torch.no_grad():
+        with tempfile.TemporaryDirectory(dir=folder) as inner, _quiet(), torch.no_grad():
+            path = Path(inner) / "model.onnx"  # by path, since a model over 2 GB cannot be passed in one piece
             if exporter == "dynamo":
-                dims: dict[str, Any] = {name: torch.export.Dim.DYNAMIC for each in axes for name in each.values()}
-                program = torch.onnx.export(
-                    model.module, arguments, dynamo=True, opset_version=self.opset, verbose=False, optimize=True,
-                    input_names=[spec.name for spec in model.inputs], output_names=outputs,
-                    dynamic_shapes=_nest(model.module, [{i: dims[name] for i, name in each.items()} for each in axes]),
+                dims: list[dict[int, Any]] = [dict.fromkeys(each, torch.export.Dim.DYNAMIC) for each in axes]
+                torch.onnx.export(
+                    model.module, arguments, str(path), dynamo=True, opset_version=self.opset, verbose=False,
+                    input_names=inputs, output_names=outputs, dynamic_shapes=_nest(model.module, dims),
                 )  # fmt: skip
-                assert program is not None
-                proto = program.model_proto
             else:
-                dynamic = {spec.name: each for spec, each in zip(model.inputs, axes, strict=True) if each}
+                dynamic = {name: each for name, each in zip(inputs, axes, strict=True) if each}
                 first_axis = next((each[0] for each in axes if 0 in each), None)
                 if first_axis:
                     dynamic |= {name: {0: first_axis} for name in outputs}
-                traced = folder / "traced.onnx"
                 torch.onnx.export(
-                    model.module, arguments, traced, dynamo=False, opset_version=min(self.opset, 20),
-                    input_names=[spec.name for spec in model.inputs], output_names=outputs, dynamic_axes=dynamic,
+                    model.module, arguments, str(path), dynamo=False, opset_version=min(self.opset, 20),
+                    input_names=inputs, output_names=outputs, dynamic_axes=dynamic,
                 )  # fmt: skip
-                import onnx
-
-                proto = onnx.load(traced)
-                traced.unlink()
+            proto = onnx.load(path)
         _name_axes(proto, model.inputs)
         return proto
 
@@ -122,21 +118,12 @@ def _name_axes(proto: Any, inputs: tuple[TensorSpec, ...]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """The exporters print and warn; it goes to the log."""
-    chatter = io.StringIO()
-    logger = logging.getLogger("torch")  # it has a handler of its own, which writes to the screen
-    handlers = logger.handlers[:]
-    logger.handlers[:] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(chatter):
-            warnings.simplefilter("always")
-            yield
-    finally:
-        logger.handlers[:] = handlers
+    """The exporters warn of their own inner workings; it goes to the log."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
     for warning in caught:
         log.info("%s: %s", warning.category.__name__, warning.message)
-    if chatter.getvalue():
-        log.info(chatter.getvalue())
 
 
 def _opset(proto: Any) -> int:

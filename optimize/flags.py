@@ -1,0 +1,150 @@
+"""The command line's flags as a recipe, and `optimize export`, which needs no recipe."""
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import targets as target_folder
+from optimize import recipe, sources
+from optimize.data import NAMES, Split, from_arrays
+from optimize.folder import LOG, chatter_to
+from optimize.models import TorchModel, write_onnx
+from optimize.progress import Progress
+from optimize.recipe import Recipe
+from optimize.sources import ModelSpec
+from optimize.steps import Context
+from optimize.subject import read_data
+from runtime.engines import onnx_files
+from runtime.errors import InputError
+from runtime.tensors import TensorSpec
+from targets import Scheme
+
+AXIS = {"min": 1, "best": 1, "max": 16}
+_SHAPE = re.compile(r"^(?:(?P<name>[^=:,]+)=)?(?P<sizes>[^=:]+)(?::(?P<dtype>\w+))?$")
+
+
+def to_recipe(model: str, given: Mapping[str, Any], changes: Sequence[str]) -> Recipe:
+    """What `optimize run MODEL --data DATA ...` asks for: int8 on every target named, or on all that build here.
+
+    Raises:
+        InputError: as `recipe.from_table`, or there is no data.
+    """
+    if not given["data"]:
+        raise InputError(f"which data? optimize run {model} --data data.npz (or --data file.py:callable)")
+    inputs = {spec.name: {"shape": list(spec.shape), "dtype": spec.dtype} for spec in shapes(given["shape"] or [])}
+    axes = {size for one in inputs.values() for size in one["shape"] if isinstance(size, str)}
+    wanted = given["target"] or [
+        name for name in target_folder.names() if name != "reference" and target_folder.get(name).why_not() is None
+    ]
+    if not wanted:
+        raise InputError("no target can be built here: pip install 'edge-optimize[all]', or see `optimize doctor`.")
+    table: dict[str, Any] = {
+        "model": {
+            _key(model): model, "weights": given["weights"], "trust": bool(given["trust"]), "inputs": inputs,
+            "axes": {name: dict(AXIS) for name in axes},
+        },
+        "data": {_key(given["data"]): given["data"], "metric": given["metric"], "better": given["better"]},
+        "steps": [{"use": "quantize_static"}],
+        "targets": {name: {} for name in wanted},
+        "constraints": {key: given[key] for key in ("max_drop", "objective") if given[key]},
+    }  # fmt: skip
+    for change in changes:
+        recipe.change(table, change)
+    return recipe.from_table(table, Path())
+
+
+def shapes(texts: Sequence[str]) -> tuple[TensorSpec, ...]:
+    """Inputs from `--shape`: "batch,3,32,32", "image=batch,3,32,32" or "ids=batch,length:int64".
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    found = []
+    for index, text in enumerate(texts):
+        match = _SHAPE.match(text.strip())
+        sizes = [size.strip() for size in match["sizes"].split(",")] if match else []
+        if not match or not all((size.isdigit() and int(size) > 0) or size.isidentifier() for size in sizes):
+            raise InputError(
+                f"--shape {text}: give batch,3,32,32 or NAME=batch,3,32,32:dtype; a word is a dynamic axis."
+            )
+        try:
+            dtype = np.dtype(match["dtype"] or "float32").name
+        except TypeError as error:
+            raise InputError(f"--shape {text}: '{match['dtype']}' is not a numpy dtype.") from error
+        name = match["name"] or ("input" if len(texts) == 1 else f"input_{index}")
+        found.append(TensorSpec(name, dtype, tuple(int(size) if size.isdigit() else size for size in sizes)))
+    return tuple(found)
+
+
+def random_feeds(inputs: Sequence[TensorSpec], batch: int) -> dict[str, Any]:
+    """Normal numbers for floats, zeros and ones for whole numbers; every named axis is `batch` long."""
+    random = np.random.default_rng(0)
+    feeds = {}
+    for spec in inputs:
+        shape = tuple(size if isinstance(size, int) else batch for size in spec.shape)
+        whole = np.dtype(spec.dtype).kind in "biu"
+        feeds[spec.name] = (random.integers(0, 2, shape) if whole else random.standard_normal(shape)).astype(spec.dtype)
+    return feeds
+
+
+def export(
+    model: str, out: Path, data: str | None, weights: str | None, shape: Sequence[str], opset: int, trust: bool
+) -> dict[str, Any]:
+    """Export a torch model and verify the file on real data, or on random numbers where there is none.
+
+    Raises:
+        InputError: there is neither a shape nor data, or the model cannot be loaded.
+        StepError: no exporter takes it, or the file differs from torch.
+    """
+    from optimize.steps.export import Step
+
+    source = sources.detect(model)
+    if source != "torch":
+        raise InputError(f"{model} is a model of the source '{source}'; export takes file.py:callable.")
+    inputs = shapes(shape)
+    loaded = sources.load(ModelSpec(source, model, weights, inputs, trust))
+    split, inputs = _calibration(data, inputs)
+    axes = {size: dict(AXIS) for spec in inputs for size in spec.shape if isinstance(size, str)}
+    with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / LOG):
+        context = Context(split, axes, Scheme(ops=()), Path(folder))
+        assert not isinstance(loaded.model, Path)  # the source is torch
+        made = Step(opset=opset)(TorchModel(loaded.model, inputs), context)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _place(made.path, out)
+    return {
+        "onnx": str(out.absolute()),
+        "inputs": [str(spec) for spec in made.specs.inputs],
+        "outputs": [str(spec) for spec in made.specs.outputs],
+        "size_bytes": sum(part.stat().st_size for part in onnx_files(out).values()),
+        "notes": [*loaded.notes, *context.notes, f"verified on {data or 'random numbers, since no --data was given'}"],
+    }
+
+
+def _key(place: str) -> str:
+    return "entry" if ".py:" in place else "path"
+
+
+def _calibration(data: str | None, inputs: tuple[TensorSpec, ...]) -> tuple[Split, tuple[TensorSpec, ...]]:
+    """Real samples where there are any, and the inputs, which may follow from them."""
+    if data is None:
+        if not inputs:
+            raise InputError("which inputs? Give --shape batch,3,32,32, or --data to tell them from.")
+        feeds = random_feeds(inputs, AXIS["max"])
+        return from_arrays(dict.fromkeys(NAMES, feeds), "random numbers").calibrate, inputs
+    inputs, material = read_data(data, None, None, None, inputs, Progress(1, silent=True))
+    return material.splits.calibrate, inputs
+
+
+def _place(made: Path, out: Path) -> Path:
+    """Put an ONNX file where the user wants it, whole or not at all; its external data follows its name."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+        write_onnx(onnx.load(made), Path(folder) / out.name)
+        for part in onnx_files(Path(folder) / out.name).values():
+            part.replace(out.parent / part.name)
+    return out

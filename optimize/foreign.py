@@ -1,0 +1,193 @@
+"""`optimize eval` and `optimize bench`: models and bundles of any origin, against the first of them."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimize import judge, sources
+from optimize.data import NAMES
+from optimize.evaluate import evaluate
+from optimize.flags import random_feeds, shapes
+from optimize.models import read_onnx
+from optimize.progress import Progress
+from optimize.recipe import allowed_drop
+from optimize.sources import ModelSpec
+from optimize.subject import read_data, resized
+from runtime import bundle as bundles
+from runtime import host
+from runtime.contender import Contender, Worker
+from runtime.errors import InputError
+from runtime.listing import unknown
+from runtime.measure import measure
+from runtime.tensors import TensorSpec
+
+BATCH = 16  # samples a call of `eval`, where the batch is dynamic
+
+Contestant = tuple[Contender, tuple[TensorSpec, ...]]
+
+
+def evaluate_all(
+    places: Sequence[str], data: str, metric: str | None, better: str | None, weights: str | None, max_drop: str,
+    split: str | None, trust: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Accuracy of each, and its drop against the first, paired on the same samples.
+
+    Raises:
+        InputError: something is not there, or does not fit.
+        WorkError: the first of them failed.
+    """
+    try:
+        allowed_drop(max_drop, 1.0)
+    except ValueError as error:
+        raise InputError(f"--max-drop: {error}") from error
+    log = Path(tempfile.mkdtemp(prefix="optimize-")) / "log.txt"
+    contestants = [_contestant(place, (), weights, trust) for place in places]
+    progress = Progress(1)
+    progress.stage("accuracy")
+    inputs, material = read_data(data, None, metric, better, contestants[0][1], progress)
+    contenders = _line_up(contestants, inputs)
+    splits = material.splits
+    chosen = split or ("all" if splits.divided else "test")
+    if chosen not in (*NAMES, "all"):
+        raise InputError(unknown("split", chosen, (*NAMES, "all")))
+    part = splits.whole() if chosen == "all" else getattr(splits, chosen)
+    total = sum(facts.samples for name, facts in material.facts.items() if chosen in (name, "all"))
+    fixed = {spec.shape[0] for _, specs in contestants for spec in specs[:1] if isinstance(spec.shape[0], int)}
+    batch = int(min(fixed)) if fixed else BATCH
+    feeds, labels = part.take(batch)
+    with Worker.start(contenders[0], resized(feeds, batch), log) as worker:
+        size = len(next(iter(feeds.values())))
+        material.try_metric({name: value[:size] for name, value in worker.outputs.items()}, labels)
+    scores = evaluate(
+        contenders, part, material.metric, batch, own_labels=material.own_labels, fixed=bool(fixed), log=log,
+        progress=lambda done: progress.count(done, total, f"{len(contenders)} models"),
+    )  # fmt: skip
+    progress.close()
+    yardstick = scores.statistics[contenders[0].name]
+    first = judge.accuracy(material.metric, yardstick, None, 0.0)
+    allowed = allowed_drop(max_drop, first.value)
+    rows: dict[str, Any] = {contenders[0].name: {"status": "original", material.metric.name: first.value}}
+    for contender in contenders[1:]:
+        name = contender.name
+        if name in scores.statistics:
+            found = judge.accuracy(material.metric, yardstick, scores.statistics[name], allowed)
+            seen = found.model_dump(include={"drop", "low", "high", "verdict", "samples_that_tell", "changed_p"})
+            rows[name] = {"status": "measured", material.metric.name: found.value, **seen}
+        else:
+            lost = "failed" if name in scores.failed else "wrong"
+            rows[name] = {"status": lost, "reason": {**scores.failed, **scores.wrong}[name]}
+    return {
+        "metric": material.metric.name,
+        "split": chosen,
+        "samples": first.samples,
+        "max_drop": allowed,
+        "models": rows,
+        "notes": list(material.notes),
+        "log": str(log),
+    }
+
+
+def bench_all(
+    places: Sequence[str], data: str | None, weights: str | None, shape: Sequence[str], batch: int, budget: float,
+    trust: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Latency of each, interleaved, and its ratio to the first.
+
+    Raises:
+        InputError: something is not there, or the inputs cannot be told.
+        WorkError: the first of them failed.
+    """
+    log = Path(tempfile.mkdtemp(prefix="optimize-")) / "log.txt"
+    given = shapes(shape)
+    contestants = [_contestant(place, given, weights, trust) for place in places]
+    inputs = next((specs for _, specs in contestants if specs), given)
+    progress = Progress(1)
+    progress.stage("latency")
+    if data:
+        inputs, material = read_data(data, None, None, None, inputs, progress)
+        fixed = inputs[0].shape[0]
+        batch = fixed if isinstance(fixed, int) else batch
+        feeds = resized(material.splits.validate.take(batch)[0], batch)
+    elif inputs:
+        fixed = inputs[0].shape[0] if inputs[0].shape else 1
+        batch = fixed if isinstance(fixed, int) else batch
+        feeds = random_feeds(inputs, batch)
+    else:
+        raise InputError("which inputs? Give --data, or --shape batch,3,32,32.")
+    contenders = _line_up(contestants, inputs)
+    found = measure(contenders, feeds, budget_s=budget * max(1, len(contenders) - 1), log=log, progress=progress.count)
+    progress.close()
+    rows: dict[str, Any] = {}
+    for contender in contenders:
+        if contender.name in found.failed:
+            rows[contender.name] = {"status": "failed", "reason": found.failed[contender.name]}
+            continue
+        seen = judge.latency(found, contender.name, found.margin)
+        trace = found.traces[contender.name]
+        rows[contender.name] = {
+            "p50_ms": seen.p50_ms, "p90_ms": seen.p90_ms, "p99_ms": seen.p99_ms, "ratio": seen.ratio,
+            "low": seen.low, "high": seen.high, "verdict": seen.verdict or "the base", "threads": trace.threads,
+            "cold_start_ms": float(np.median(trace.cold_start_ms)),
+            "peak_memory_bytes": trace.peak_memory_bytes, "samples": seen.samples,
+        }  # fmt: skip
+    noisy = found.floor is not None and found.floor > 0.02
+    return {
+        "input": data or "random numbers, since no --data was given",
+        "batch": batch,
+        "rounds": found.rounds,
+        "stopped": {"precision": "every interval is within ±2 %", "budget": "the budget was used up"}.get(
+            found.stopped
+        ),
+        "base_against_itself": f"±{found.floor:.2%}" + (": noisy, stop other work and run again" if noisy else "")
+        if found.floor is not None
+        else None,
+        "machine": host.facts().to_json(),
+        "models": rows,
+        "log": str(log),
+    }
+
+
+def _contestant(place: str, inputs: tuple[TensorSpec, ...], weights: str | None, trust: bool) -> Contestant:
+    """What runs a place, and its inputs where it says them itself."""
+    path = Path(place)
+    if path.is_dir():
+        bundle = bundles.read(path)
+        return Contender(place, "runtime.worker:open_bundle", {"path": _absolute(place)}), bundle.specs.inputs
+    source = sources.detect(place)
+    if source == "onnx":
+        model = read_onnx(path)
+        files = {"model": _absolute(place)}
+        arguments: dict[str, Any] = {"engine": "onnxruntime", "files": files, "specs": model.specs.to_json()}
+        arguments["options"] = {}
+        return Contender(place, "runtime.worker:open_engine", arguments), model.specs.inputs
+    spec = ModelSpec(source, _absolute(place), _absolute(weights) if weights else None, inputs, trust)
+    sources.load(spec)  # what is wrong with it is said here, not by a worker
+    return spec.contender(place), inputs
+
+
+def _line_up(contestants: Sequence[Contestant], inputs: tuple[TensorSpec, ...]) -> list[Contender]:
+    """Contenders with names of their own, each fed by the names of the first's inputs.
+
+    Raises:
+        InputError: one takes another number of inputs.
+    """
+    found: list[Contender] = []
+    for index, (contender, own) in enumerate(contestants):
+        if own and len(own) != len(inputs):
+            raise InputError(f"{contender.name} takes {len(own)} inputs, the first takes {len(inputs)}.")
+        if not own:  # a torch model takes what the data has
+            spec = contender.arguments["spec"]
+            plain = [one.to_json() for one in inputs]
+            contender = replace(contender, arguments={"spec": {**spec, "inputs": plain}})
+        rename = {theirs.name: mine.name for theirs, mine in zip(inputs, own, strict=False) if theirs.name != mine.name}
+        name = contender.name if contender.name not in {c.name for c in found} else f"{contender.name} ({index + 1})"
+        found.append(replace(contender, name=name, rename=rename))
+    return found
+
+
+def _absolute(place: str) -> str:
+    return str(Path(place).absolute())
