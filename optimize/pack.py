@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import targets
 from optimize.build import Built
 from optimize.plan import Candidate
 from optimize.report import Report
@@ -29,9 +30,9 @@ def write_bundle(
     names = sorted(report.chosen.values(), key=lambda name: _time(report, name))
     engines = [_entry(by_name[name], built[name], _measured(report, name)) for name in names]
     plain = next(name for name, one in built.items() if by_name[name].role == "plain")
-    libraries = dict.fromkeys(
-        [*(entry.engine for entry in engines if entry.files), "onnxruntime", "openvino", "reference"]
-    )
+    # the chosen ones' libraries first, then any other that can run the file, numpy's last
+    libraries = [*(entry.engine for entry in engines if entry.files), "onnxruntime", "openvino", "reference"]
+    plainly = {targets.get(name).engine: dict(targets.get(name).plain) for name in targets.names()}
     return bundle.write(
         path,
         name=path.resolve().parent.name,
@@ -39,7 +40,7 @@ def write_bundle(
         engines=engines,
         fallback=Fallback(
             {role: str(file) for role, file in onnx_files(built[plain].model.path).items()},
-            tuple(libraries),
+            {library: plainly[library] for library in libraries},
             {"as": plain, **_measured(report, plain)},
         ),
         axes=subject.axes,

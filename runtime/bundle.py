@@ -58,10 +58,10 @@ class EngineEntry:
 
 @dataclass(frozen=True)
 class Fallback:
-    """The plain fp32 ONNX file, and the engine libraries to try, in order."""
+    """The plain fp32 ONNX file, and the engine libraries to try, in order, each with the options to open it with."""
 
     files: Mapping[str, str]
-    engines: tuple[str, ...]
+    engines: Mapping[str, Mapping[str, Any]]
     measured: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -119,7 +119,7 @@ def read(path: str | Path) -> Bundle:
             name=str(data["name"]),
             specs=Specs.from_json(data),
             engines=tuple(EngineEntry(**entry) for entry in data["engines"]),
-            fallback=Fallback(**{**data["fallback"], "engines": tuple(data["fallback"]["engines"])}),
+            fallback=_fallback(data["fallback"]),
             axes={str(k): {str(n): int(v) for n, v in axis.items()} for k, axis in data["axes"].items()},
             files={str(name): str(digest) for name, digest in data["files"].items()},
             made_with=dict(data["made_with"]),
@@ -128,6 +128,10 @@ def read(path: str | Path) -> Bundle:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{folder}: {MANIFEST} is damaged ({type(error).__name__}: {error}).") from error
     return bundle
+
+
+def _fallback(data: Mapping[str, Any]) -> Fallback:
+    return Fallback(**{**data, "engines": {str(name): dict(options) for name, options in data["engines"].items()}})
 
 
 def _check(bundle: Bundle) -> None:

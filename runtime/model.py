@@ -177,11 +177,12 @@ def open_entry(bundle: Bundle, entry: EngineEntry, host: Host) -> Session:
 def considered(bundle: Bundle) -> Iterator[EngineEntry]:
     """The bundle's engines, then its plain ONNX file on each library that may run it."""
     yield from bundle.engines
-    for library in bundle.fallback.engines:
+    for library, options in bundle.fallback.engines.items():
         yield EngineEntry(
             name=f"fallback on {library}",
             target=library,
             engine=library,
             files=bundle.fallback.files,
             source=bundle.fallback.files["model"],
+            options=options,
         )

@@ -35,6 +35,7 @@ def first_lines(report: Report) -> list[str]:
     if report.headline:
         for final in report.headline.targets.values():
             for part, other in (
+                (final.latency, "the original"),
                 (final.ratio_to_plain, "its plain fp32 engine"),
                 (final.ratio_to_default, "its vendor's default"),
             ):

@@ -475,3 +475,22 @@ def test_labels_are_taken_out_of_a_batch():
 def test_whole_is_all_three_in_order():
     splits = Splits.of({name: (lambda i=i: [({"x": np.full(2, i)}, None)]) for i, name in enumerate(NAMES)})
     assert everything(splits.whole())[0]["x"].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_an_empty_stream_is_refused_and_named():
+    splits = Splits.of(dict.fromkeys(NAMES, lambda: iter(())))
+    with pytest.raises(InputError, match="calibrate"):
+        prepare(splits, IMAGE)
+    with pytest.raises(InputError, match="calibrate"):
+        splits.calibrate.take(1)
+
+
+def test_a_callable_that_gives_the_same_iterator_again_is_refused(tmp_path):
+    text = (
+        f"once = iter([np.ones((4, 3), np.float32)] * 3)\ndef splits(): return dict.fromkeys({NAMES!r}, lambda: once)\n"
+    )
+    split = data.load("python", script(tmp_path, text)).test
+    with pytest.raises(InputError, match="test"):
+        for _ in range(2):
+            list(split.batches(4))
+            split.take(4)

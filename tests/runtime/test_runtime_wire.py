@@ -44,7 +44,9 @@ def test_messages_arrive_as_they_were_sent(pairs):
         wire.receive(stream)
 
 
-@pytest.mark.parametrize("value", [np.arange(24.0).reshape(2, 3, 4).T, np.arange(24)[::-3], np.asfortranarray(np.eye(3))])
+@pytest.mark.parametrize(
+    "value", [np.arange(24.0).reshape(2, 3, 4).T, np.arange(24)[::-3], np.asfortranarray(np.eye(3))]
+)
 def test_the_order_in_memory_does_not_matter(value):
     _, found = wire.receive(io.BytesIO(sent(({}, {"x": value}))))
     np.testing.assert_array_equal(found["x"], value)
