@@ -132,7 +132,7 @@ def test_a_pickled_module_needs_trust(tmp_path):
     wanted, module = network(), network()
     torch.save(wanted, tmp_path / "w.pth")
     before = module[0].weight.clone()
-    with pytest.raises(InputError, match="cannot be read without unpickling.*--trust"):
+    with pytest.raises(InputError, match=r"cannot be read without unpickling.*--trust"):
         fill(module, tmp_path / "w.pth", trust=False)
     assert torch.equal(module[0].weight, before)
     fill(module, tmp_path / "w.pth", trust=True)
@@ -141,7 +141,7 @@ def test_a_pickled_module_needs_trust(tmp_path):
 
 class Harm:
     def __reduce__(self):
-        return eval, ("open('/tmp/should-not-exist', 'w')",)
+        return eval, ("1 + 1",)
 
 
 def test_nothing_is_executed_without_trust(tmp_path, monkeypatch):
@@ -195,7 +195,7 @@ def test_a_checkpoint_that_is_no_state_dict_is_refused(tmp_path, content):
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(place, tmp_path):
-    with pytest.raises(InputError, match="no such file.*the weights"):
+    with pytest.raises(InputError, match=r"no such file.*the weights"):
         sources.load(ModelSpec("torch", f"{place}:build", weights=str(tmp_path / "w.pth")))
 
 
@@ -276,7 +276,7 @@ def test_onnx_is_read_where_it_lies(tiny_onnx, tiny_data):
 
 
 def test_onnx_with_other_weights_is_refused(tiny_onnx):
-    with pytest.raises(InputError, match="holds its own weights; leave out w.pth"):
+    with pytest.raises(InputError, match=r"holds its own weights; leave out w\.pth"):
         sources.load(ModelSpec("onnx", str(tiny_onnx), weights="w.pth"))
 
 
