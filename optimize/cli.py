@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs, so that `optimize --help` answers at once."""
+"""The command line. Each command imports what it needs, numpy too, so that `optimize --help` answers at once."""
 
 import functools
 import sys
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
-
-from runtime.errors import InputError, WorkError
 
 P = ParamSpec("P")
 
@@ -48,6 +46,8 @@ def _command(function: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        from runtime.errors import InputError, WorkError
+
         try:
             code = function(*args, **kwargs)
         except (InputError, WorkError) as error:
@@ -101,6 +101,7 @@ def run(
     """Make, measure and choose candidates, and write the bundle and the report."""
     from optimize import flags, recipe
     from optimize.pipeline import run
+    from runtime.errors import InputError
 
     given = {
         "data": data, "target": target, "metric": metric, "better": better, "weights": weights, "shape": shape,

@@ -19,7 +19,7 @@ from optimize.sources import ModelSpec
 from optimize.subject import read_data, resized
 from runtime import bundle as bundles
 from runtime import host
-from runtime.contender import Contender, Worker
+from runtime.contender import Contender
 from runtime.errors import InputError
 from runtime.listing import unknown
 from runtime.measure import measure
@@ -58,10 +58,7 @@ def evaluate_all(
     total = sum(facts.samples for name, facts in material.facts.items() if chosen in (name, "all"))
     fixed = {spec.shape[0] for _, specs in contestants for spec in specs[:1] if isinstance(spec.shape[0], int)}
     batch = int(min(fixed)) if fixed else BATCH
-    feeds, labels = part.take(batch)
-    with Worker.start(contenders[0], resized(feeds, batch), log) as worker:
-        size = len(next(iter(feeds.values())))
-        material.try_metric({name: value[:size] for name, value in worker.outputs.items()}, labels)
+    material.try_out(contenders[0], part, batch, log)
     scores = evaluate(
         contenders, part, material.metric, batch, own_labels=material.own_labels, fixed=bool(fixed), log=log,
         progress=lambda done: progress.count(done, total, f"{len(contenders)} models"),

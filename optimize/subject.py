@@ -7,14 +7,14 @@ import numpy as np
 
 from optimize import data as data_folder
 from optimize import metrics, sources
-from optimize.data import Splits
+from optimize.data import Split, Splits
 from optimize.metrics import Metric
 from optimize.models import Axes, OnnxModel, TorchModel, read_onnx
 from optimize.progress import Progress
 from optimize.recipe import Recipe
 from optimize.report import Data, SplitFacts
 from runtime.contender import Contender, Worker
-from runtime.errors import InputError
+from runtime.errors import InputError, WorkError
 from runtime.tensors import Array, TensorSpec
 
 EVALUATE_BATCH = 32  # samples a call where the model takes so many
@@ -66,12 +66,19 @@ class Material:
     own_labels: bool
     notes: tuple[str, ...]
 
-    def try_metric(self, outputs: dict[str, Array], labels: Array | None) -> None:
-        """Try the metric on the original's first answers, and the classes against each split's extreme labels.
+    def try_out(self, original: Contender, split: Split, batch: int, log: Path | None) -> None:
+        """Run the original on its first samples, the metric on its answers, and on each split's extreme labels.
 
         Raises:
-            InputError: the metric does not fit, or the original gives NaN.
+            InputError: the model does not run on the data, gives NaN, or the metric does not fit.
         """
+        feeds, labels = split.take(batch)
+        size = len(next(iter(feeds.values())))
+        try:
+            with Worker.start(original, resized(feeds, batch), log) as worker:
+                outputs = {key: value[:size] for key, value in worker.outputs.items()}
+        except WorkError as error:
+            raise InputError(f"the original does not run on the data: {error}") from error
         first = metrics.first(outputs)
         if not np.isfinite(first.astype(np.float64)).all():
             raise InputError("the original itself gives NaN or infinity on the data.")
@@ -124,8 +131,7 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
     """Load the model and the data, and run the one on a few samples of the other.
 
     Raises:
-        InputError: something is missing, does not fit, or holds NaN.
-        WorkError: the original does not run on the data.
+        InputError: something is missing, does not fit, holds NaN, or the one does not run on the other.
     """
     progress.say("the model")
     spec = recipe.model_spec()
@@ -145,10 +151,7 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
         evaluate_batch = max(limits["min"], min(limits["max"], EVALUATE_BATCH))
 
     progress.say("the original's first answers")
-    feeds, labels = material.splits.validate.take(evaluate_batch)
-    size = len(next(iter(feeds.values())))
-    with Worker.start(contender, resized(feeds, evaluate_batch), log) as worker:
-        material.try_metric({key: value[:size] for key, value in worker.outputs.items()}, labels)
+    material.try_out(contender, material.splits.validate, evaluate_batch, log)
     metric = material.metric
     return Subject(
         model=read_onnx(original.model) if isinstance(original.model, Path) else TorchModel(original.model, inputs),

@@ -60,5 +60,5 @@ def test_a_message_cut_anywhere_is_the_end():
 
 
 def test_objects_are_not_unpickled():
-    with pytest.raises(ValueError, match="(?i)object"):
+    with pytest.raises(ValueError, match=r"(?i)object"):
         wire.receive(io.BytesIO(b'{"arrays": [{"name": "x", "dtype": "|O", "shape": [1]}]}\n' + b"\0" * 8))
