@@ -66,7 +66,7 @@ class Builder:
         self._folder = folder
         self._log = log
         self._progress = progress
-        self._made: dict[tuple[str, ...], tuple[TorchModel | OnnxModel, tuple[str, ...]]] = {}
+        self._made: dict[tuple[str, ...], tuple[TorchModel | OnnxModel, tuple[str, ...]] | StepError] = {}
 
     def build(self, candidate: Candidate) -> Built | Lost:
         """One candidate.
@@ -116,11 +116,16 @@ class Builder:
                 self._progress.say(f"{name} for {candidate.name}" if step.scheme_matters else name)
                 try:
                     model, said = self._step(step, model, candidate)
+                    self._made[key] = model, (*notes, *said)
                 except Error as error:
                     after = f" after {', '.join(done)}" if done else ""
-                    raise StepError(f"the step '{name}'{after}: {error}") from error
-                self._made[key] = model, (*notes, *said)
-            model, notes = self._made[key]
+                    failed = StepError(f"the step '{name}'{after}: {error}")
+                    self._made[key] = failed
+                    raise failed from error
+            made = self._made[key]
+            if isinstance(made, StepError):
+                raise made
+            model, notes = made
             done.append(name)
         assert isinstance(model, OnnxModel)  # `steps.complete` saw to it
         return model, notes
@@ -129,7 +134,7 @@ class Builder:
         self, step: Settings, model: TorchModel | OnnxModel, candidate: Candidate
     ) -> tuple[TorchModel | OnnxModel, tuple[str, ...]]:
         folder = self._folder / "models" / f"{len(self._made)}-{steps.name_of(step)}"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True)  # a new one each time: what was made, or failed, is remembered
         context = Context(self._splits.calibrate, self._axes, candidate.scheme, folder)
         made = step(model, context)
         if not step.exact and isinstance(model, OnnxModel) and isinstance(made, OnnxModel):

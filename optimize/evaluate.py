@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optimize.data import Split
+from optimize.data import Split, resized
 from optimize.metrics import Metric, first
 from runtime.contender import Contender, Worker
 from runtime.errors import InputError, WorkError
@@ -65,7 +65,7 @@ def evaluate(
         for feeds, labels in split.batches(batch):
             size = len(next(iter(feeds.values())))
             if fixed and size < batch:
-                feeds = {name: np.resize(value, (batch, *value.shape[1:])) for name, value in feeds.items()}
+                feeds = resized(feeds, batch)
             sound = True
             for contender in contenders:
                 name = contender.name
@@ -90,7 +90,12 @@ def evaluate(
                     wrong[name] = f"its output '{odd[0]}' has NaN or infinity where the original's has none"
                     continue
                 assert labels is not None
-                found[name].append(metric.update(outputs, labels))
+                try:
+                    found[name].append(metric.update(outputs, labels))
+                except InputError as error:  # the original passed with these labels, so it is not theirs
+                    if name == original:
+                        raise
+                    failed[name] = str(error)
             seen += size
             progress(seen)
     finally:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from optimize import judge, sources
-from optimize.data import NAMES
+from optimize.data import NAMES, resized
 from optimize.evaluate import evaluate
 from optimize.flags import random_feeds, shapes
 from optimize.models import read_onnx
 from optimize.progress import Progress
 from optimize.recipe import allowed_drop
 from optimize.sources import ModelSpec
-from optimize.subject import read_data, resized
+from optimize.subject import read_data
 from runtime import bundle as bundles
 from runtime import host
 from runtime.contender import Contender

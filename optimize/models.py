@@ -1,6 +1,6 @@
 """What steps take and return: a model in torch, or one in an ONNX file on disk."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -48,9 +48,9 @@ def read_onnx(path: Path) -> OnnxModel:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's DecodeError, and others for truncated files
         raise InputError(f"{path} is not an ONNX model: {error}") from error
-    if not model.graph.node or not model.graph.output:
-        raise InputError(f"{path} is not an ONNX model: it has no nodes.")
-    for tensor in _tensors(model.graph):
+    if not model.graph.node or not model.graph.output or not model.opset_import:
+        raise InputError(f"{path} is not an ONNX model: it has no nodes, no outputs or no opset.")
+    for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_external(path, {entry.key: entry.value for entry in tensor.external_data}.get("location", ""))
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -64,7 +64,7 @@ def write_onnx(model: "onnx.ModelProto", path: Path) -> OnnxModel:
 
     strip(model)
     # counted by the weights: a message over 2 GB cannot be asked for its own size
-    large = sum(len(tensor.raw_data) for tensor in _tensors(model.graph)) > EXTERNAL_DATA_BYTES
+    large = sum(len(tensor.raw_data) for tensor in _tensors(model)) > EXTERNAL_DATA_BYTES
     path.parent.mkdir(parents=True, exist_ok=True)
     if large:
         onnx.save_model(
@@ -77,36 +77,33 @@ def write_onnx(model: "onnx.ModelProto", path: Path) -> OnnxModel:
 
 def strip(model: "onnx.ModelProto") -> None:
     """Drop documentation strings and metadata: they hold source paths and stack traces, and spoil equal rebuilds."""
-    del model.metadata_props[:]
-    model.doc_string = ""
-    for graph in (model.graph, *model.functions):
-        _strip_graph(graph)
+    for message in (model, *model.functions, *_inside(model)):
+        message.doc_string = ""
+        if "metadata_props" in message.DESCRIPTOR.fields_by_name:
+            del message.metadata_props[:]
 
 
-def _strip_graph(graph: Any) -> None:
-    graph.doc_string = ""
-    del graph.metadata_props[:]
-    for value in (*getattr(graph, "input", ()), *getattr(graph, "output", ()), *graph.value_info):
-        if not isinstance(value, str):  # a function's inputs are names
-            value.doc_string = ""
-            del value.metadata_props[:]
-    for node in graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                _strip_graph(inner)
+def _inside(model: "onnx.ModelProto") -> Iterator[Any]:
+    """Every graph, node, attribute, value and tensor of a model, in its functions and inner graphs too."""
+    todo: list[Any] = [model.graph, *model.functions]
+    while todo:
+        graph = todo.pop()
+        if hasattr(graph, "initializer"):
+            yield graph
+            yield from (*graph.input, *graph.output, *graph.initializer)
+        yield from graph.value_info
+        for node in graph.node:
+            yield node
+            for attribute in node.attribute:
+                yield attribute
+                yield from ([attribute.t] if attribute.HasField("t") else [])
+                yield from attribute.tensors
+                todo += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
-def _tensors(graph: Any) -> Any:
-    """All weights of a graph and of the graphs inside its nodes."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                yield from _tensors(inner)
+def _tensors(model: "onnx.ModelProto") -> Iterator["onnx.TensorProto"]:
+    """All weights, wherever they stand."""
+    return (part for part in _inside(model) if part.DESCRIPTOR.name == "TensorProto")
 
 
 def _check_external(path: Path, location: str) -> None:
@@ -129,6 +126,8 @@ def _specs(values: Any, path: Path) -> tuple[TensorSpec, ...]:
         if kind != "tensor_type":
             raise InputError(f"{path}: '{value.name}' is a {kind or 'value without a type'}; only tensors can be run.")
         tensor = value.type.tensor_type
+        if not tensor.elem_type:
+            raise InputError(f"{path}: '{value.name}' has no type.")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         shape = tuple(
             dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"{value.name}_{i}"

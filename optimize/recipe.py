@@ -92,11 +92,11 @@ class Constraints(_Table):
     max_drop: float | str = "1pp"
     objective: Objective = "latency"
 
-    @field_validator("max_drop")
+    @field_validator("max_drop", mode="before")
     @classmethod
-    def _readable(cls, value: float | str) -> float | str:
+    def _readable(cls, value: Any) -> float | str:
         allowed_drop(value, 1.0)
-        return value
+        return value  # type: ignore[no-any-return]  # a number or a string, or the line above had raised
 
 
 class Measure(_Table):
@@ -120,6 +120,8 @@ class Recipe(_Table):
     @field_validator("steps", mode="before")
     @classmethod
     def _steps(cls, value: Any) -> tuple[Settings, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("it is a list of tables: [[steps]]")
         return tuple(_step(table) for table in value)
 
     @field_validator("targets")
@@ -252,7 +254,12 @@ def change(table: dict[str, Any], text: str) -> None:
     *parents, last = key.strip().split(".")
     place: Any = table
     for part in parents:
-        place = place[int(part)] if isinstance(place, list) and part.isdigit() else place.setdefault(part, {})
+        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        elif isinstance(place, dict):
+            place = place.setdefault(part, {})
+        else:
+            place = None
     if isinstance(place, list) and last.isdigit() and int(last) < len(place):
         place[int(last)] = value
     elif isinstance(place, dict):

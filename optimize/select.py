@@ -85,19 +85,19 @@ def _drop(row: Row) -> float:
 def _cost(row: Row, objective: str) -> float:
     """Less is better; throughput is measured at the largest batch, so there too time decides."""
     if objective == "size":
-        return float(row.size_bytes or 0)
+        return float(row.size_bytes or "inf")
     if objective == "memory":
-        return float(row.peak_memory_bytes or 0)
+        return float(row.peak_memory_bytes or "inf")
     assert row.latency
     return row.latency.p50_ms
 
 
 def _of(row: Row, rows: Sequence[Row], objective: str, batch: int) -> str:
     cost = _cost(row, objective)
-    shown = {
-        "latency": f"{cost:.3g} ms at batch {batch}",
-        "throughput": f"{batch / cost * 1e3:.3g} samples a second at batch {batch}",
-        "size": f"{cost / 2**20:.2f} MiB",
-        "memory": f"{cost / 2**20:.0f} MiB resident",
-    }[objective]
+    if objective == "latency":
+        shown = f"{cost:.3g} ms at batch {batch}"
+    elif objective == "throughput":
+        shown = f"{batch / cost * 1e3:.3g} samples a second at batch {batch}"
+    else:
+        shown = f"{cost / 2**20:.2f} MiB" if objective == "size" else f"{cost / 2**20:.0f} MiB resident"
     return f"best of {len(rows)} by {objective} ({shown})"

@@ -7,7 +7,7 @@ import numpy as np
 
 from optimize import data as data_folder
 from optimize import metrics, sources
-from optimize.data import Split, Splits
+from optimize.data import Split, Splits, resized
 from optimize.metrics import Metric
 from optimize.models import Axes, OnnxModel, TorchModel, read_onnx
 from optimize.progress import Progress
@@ -175,11 +175,6 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
         feeds=resized(material.splits.validate.take(batch)[0], batch),
         notes=(*original.notes, *material.notes),
     )
-
-
-def resized(feeds: dict[str, Array], batch: int) -> dict[str, Array]:
-    """A batch of exactly so many samples, the first ones repeated where there are fewer."""
-    return {key: np.resize(value, (batch, *value.shape[1:])) for key, value in feeds.items()}
 
 
 def _axes(recipe: Recipe, inputs: tuple[TensorSpec, ...]) -> dict[str, dict[str, int]]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optimize.data import Split
+from optimize.data import Split, resized
 from optimize.models import Axes, OnnxModel
 from runtime import engines
 from runtime.engines import Session, relative_error
@@ -40,9 +40,8 @@ def batch_sizes(inputs: Sequence[TensorSpec], axes: Axes) -> tuple[int, ...]:
 
 def sized_feeds(split: Split, inputs: Sequence[TensorSpec], size: int) -> dict[str, Array]:
     """A batch of `size` real samples, repeated where there are fewer."""
-    feeds, _ = split.take(size)
-    names = [spec.name for spec in inputs]
-    return {name: np.resize(feeds[name], (size, *feeds[name].shape[1:])) for name in names}
+    feeds = resized(split.take(size)[0], size)
+    return {spec.name: feeds[spec.name] for spec in inputs}
 
 
 def check_equal(model: OnnxModel, reference: Session, context: "Context", tolerance: float) -> float:

@@ -25,6 +25,8 @@ class Scheme:
         activation_symmetric: zero point 0 for activations.
         weight_symmetric: zero point 0 for weights.
         per_channel: one scale a channel of a weight.
+        quantize_outputs: what an op gives is quantized too, not only what the next quantized op takes. Without it no
+            Q/DQ comes between a convolution and the activation that is fused into it.
         quantize_bias: int32 biases behind a DequantizeLinear; else they stay in float.
         reduce_range: weights in 7 bits, where products are summed in 16 bits and would saturate.
         ops: the ONNX ops whose inputs are quantized. What only moves numbers (Pad, Slice) is left out: it gains
@@ -37,6 +39,7 @@ class Scheme:
     activation_symmetric: bool = False
     weight_symmetric: bool = True
     per_channel: bool = True
+    quantize_outputs: bool = True
     quantize_bias: bool = True
     reduce_range: bool = False
 

@@ -10,6 +10,7 @@ def _scheme(cpu: str, host: Host) -> Scheme:
         ops=("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "AveragePool", "GlobalAveragePool", "ReduceMean"),
         activation="int8",
         activation_symmetric=True,
+        quantize_outputs=False,
         quantize_bias=False,
     )
 

@@ -16,14 +16,15 @@ MAX_LINES = 400
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OURS = [path for path in FILES if "examples" not in path.parts]  # the examples are a user's code
 
+# Before a process's own code: it finds nothing but the standard library, numpy and what is ours.
 BLOCK = """
-import importlib.abc, sys
-class Only(importlib.abc.MetaPathFinder):
+import sys
+from importlib.machinery import PathFinder
+class Only:
     allowed = {*sys.stdlib_module_names, "numpy", "runtime", "targets", "optimize"}
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in self.allowed:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Only())
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, path, target) if name.partition(".")[0] in Only.allowed else None
+sys.meta_path[sys.meta_path.index(PathFinder)] = Only
 """
 
 
@@ -223,6 +224,13 @@ def test_help_names_every_command():
     assert done.returncode == 0, done.stderr
     listed = {line.split()[0] for line in done.stdout.partition("Commands")[2].splitlines() if line.split()}
     assert {"demo", "run", "init", "inspect", "export", "eval", "bench", "doctor"} <= listed
+
+
+def test_the_block_blocks():
+    code = f"{BLOCK}\nimport importlib.util, numpy\nprint(importlib.util.find_spec('pytest'))\nimport pytest"
+    done = _python(code)
+    assert (done.returncode, done.stdout) == (1, "None\n")
+    assert "No module named 'pytest'" in done.stderr
 
 
 def test_without_its_extra_the_command_says_which_one():

@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
-MODEL = '''
+MODEL = """
 import torch
 from torch import nn
 
@@ -22,15 +22,15 @@ def build():
         nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
     )
-'''
-DATA = '''
+"""
+DATA = """
 import numpy as np
 
 
 def splits():
     with np.load("data.npz") as file:
         return file["x"], file["y"]
-'''
+"""
 
 
 def commands() -> list[str]:

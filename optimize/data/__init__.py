@@ -50,8 +50,14 @@ class Split:
             yield _join(held)
 
     def take(self, samples: int) -> Batch:
-        """The first samples, fewer where there are not so many."""
-        return next(self.batches(samples))
+        """The first samples, fewer where there are not so many.
+
+        Raises:
+            InputError: there are none.
+        """
+        for batch in self.batches(samples):
+            return batch
+        raise InputError(f"the split '{self.name}' is empty, or its stream ended with the first pass over it.")
 
 
 @dataclass(frozen=True)
@@ -225,6 +231,11 @@ def infer_inputs(batch: Batch, dynamic: str = "batch") -> tuple[TensorSpec, ...]
     )
 
 
+def resized(feeds: dict[str, Array], batch: int) -> dict[str, Array]:
+    """A batch of exactly so many samples, the first ones repeated where there are fewer."""
+    return {key: np.resize(value, (batch, *value.shape[1:])) for key, value in feeds.items()}
+
+
 def to_batch(item: Any, where: str) -> Batch:
     """One batch out of what users write: x, (x, y), {"name": x, ..., "y": labels}, ({...}, y).
 
@@ -245,7 +256,10 @@ def to_batch(item: Any, where: str) -> Batch:
 
 
 def _array(value: Any, where: str) -> Array:
-    found = np.asarray(value)
+    try:
+        found = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors that require grad
+        raise InputError(f"{where}: a {type(value).__name__} does not become an array: {error}") from error
     if found.dtype == object:
         raise InputError(f"{where}: an array of Python objects ({type(value).__name__}) cannot be used; give numbers.")
     return found

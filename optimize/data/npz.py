@@ -25,7 +25,7 @@ def load(place: str) -> Splits:
     if not path.is_file():
         raise InputError(f"no such file: {path} (the data).")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, AttributeError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot be read as .npz: {error}") from error

@@ -48,7 +48,11 @@ def load(place: str) -> Splits:
 
 def _streams(split: Any) -> bool:
     if isinstance(split, (tuple, list)):  # (x, y) holds arrays; a list of batches streams
-        return not (len(split) == 2 and all(hasattr(part, "__array__") or isinstance(part, Mapping) for part in split))
+        return not (
+            len(split) == 2
+            and hasattr(split[1], "__array__")
+            and (isinstance(split[0], Mapping) or hasattr(split[0], "__array__"))
+        )
     return not isinstance(split, Mapping) and not isinstance(split, np.ndarray) and not hasattr(split, "__array__")
 
 

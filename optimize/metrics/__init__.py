@@ -72,12 +72,14 @@ def per_sample(error: Array) -> Array:
 
 
 def same_shape(value: Array, labels: Array) -> tuple[Array, Array]:
-    """Both in float64; (N, 1) against (N,) is reconciled.
+    """Both in float64; shapes that differ by axes of length 1, (N, 1) and (N,) say, are reconciled.
 
     Raises:
-        InputError: the shapes differ.
+        InputError: the shapes differ otherwise, or the labels are no numbers.
     """
-    if value.shape != labels.shape and value.size == labels.size:
+    if labels.dtype.kind not in "biuf":
+        raise InputError(f"labels of dtype {labels.dtype} are no numbers; this metric needs numbers.")
+    if [size for size in value.shape if size > 1] == [size for size in labels.shape if size > 1]:
         labels = labels.reshape(value.shape)
     if value.shape != labels.shape:
         raise InputError(f"the output has shape {value.shape}, the labels {labels.shape}; this metric needs the same.")
@@ -116,6 +118,8 @@ def custom(place: str, better: str | None) -> Metric:
             found = call(outputs, labels)
             if found.shape != (len(labels),):
                 raise InputError(f"the metric '{place}' gave shape {found.shape} for {len(labels)} samples.")
+            if not np.isfinite(found).all():
+                raise InputError(f"the metric '{place}' gave NaN or infinity for a sample.")
             return found[:, None]
         whole = [np.asarray(value).reshape(len(labels), -1) for value in (*outputs.values(), labels)]
         return np.concatenate(whole, 1, dtype=np.float64)

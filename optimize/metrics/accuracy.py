@@ -33,13 +33,17 @@ def classes(outputs: Outputs, labels: Array) -> tuple[Array, Array]:
     return scores, labels
 
 
-def _update(outputs: Outputs, labels: Array) -> Array:
-    scores, labels = classes(outputs, labels)
-    right = scores.argmax(1) == labels
+def per_sample_share(right: Array) -> Array:
+    """(N,) booleans as one column of zeros and ones; (N, ...) as two: how many are right, and of how many."""
     if right.ndim == 1:
         return np.asarray(right[:, None], np.float64)
     flat = right.reshape(len(right), -1)
     return np.stack([flat.sum(1), np.full(len(flat), flat.shape[1])], 1).astype(np.float64)
+
+
+def _update(outputs: Outputs, labels: Array) -> Array:
+    scores, labels = classes(outputs, labels)
+    return per_sample_share(scores.argmax(1) == labels)
 
 
 METRIC = Metric("accuracy", "share", True, _update, share)

@@ -4,11 +4,15 @@ import numpy as np
 
 from optimize.metrics import Metric, Outputs, first, share
 from optimize.metrics.accuracy import METRIC as ACCURACY
+from runtime.errors import InputError
 from runtime.tensors import Array
 
 
 def _update(outputs: Outputs, labels: Array) -> Array:
-    return ACCURACY.update({"": first(outputs)}, np.asarray(labels.argmax(1)))
+    if labels.ndim < 2:
+        raise InputError(f"the original's output has shape {labels.shape}; agreement needs (samples, classes, ...).")
+    own = np.asarray(labels.argmax(1))
+    return ACCURACY.update({"": first(outputs)}, own.reshape(len(own)) if own.size == len(own) else own)
 
 
 METRIC = Metric("agreement", "share", True, _update, share)

@@ -1,16 +1,16 @@
-"""The share of samples whose label is among the five largest class scores."""
+"""The share of samples (of pixels, where labels are maps) whose label is among the five largest class scores."""
 
 import numpy as np
 
 from optimize.metrics import Metric, Outputs, share
-from optimize.metrics.accuracy import classes
+from optimize.metrics.accuracy import classes, per_sample_share
 from runtime.tensors import Array
 
 
 def _update(outputs: Outputs, labels: Array) -> Array:
     scores, labels = classes(outputs, labels)
     own = np.take_along_axis(scores, labels[:, None].astype(np.int64), 1)
-    return np.asarray((scores > own).sum(1, keepdims=True) < 5, np.float64)
+    return per_sample_share((scores > own).sum(1) < 5)
 
 
 METRIC = Metric("top5", "share", True, _update, share)

@@ -59,9 +59,9 @@ class TorchSession:
         try:
             with torch.inference_mode():
                 results = named_outputs(self._module(*tensors(feeds, self._inputs)))
+                found = {name: value.numpy() for name, value in results.items()}
         except Exception as error:
             raise EngineError(f"the model raised {type(error).__name__}: {error}") from error
-        found = {name: value.numpy() for name, value in results.items()}
         for name in out or ():
             out[name][...] = found[name]  # type: ignore[index]  # `out` is not None here
         return found

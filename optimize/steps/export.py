@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -53,7 +54,7 @@ class Step(Settings):
                 failures.append(f"{exporter}: {error}")
             except Exception as error:  # exporters raise whatever the first op that they lack raises
                 log.exception("the exporter %s failed", exporter)
-                failures.append(f"{exporter}: {type(error).__name__}: {_first_line(error)}")
+                failures.append(f"{exporter}: {_cause(error)}")
             else:
                 context.notes.extend(f"export: {failure}; another exporter was taken" for failure in failures)
                 context.notes.append(f"exported by torch.onnx, {exporter}, opset {_opset(proto)}")
@@ -130,5 +131,9 @@ def _opset(proto: Any) -> int:
     return max(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _cause(error: BaseException) -> str:
+    """Of the innermost cause, without the colours that torch's exporter puts into its messages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    words = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return f"{type(error).__name__}: {words[:400] or 'no reason given'}"

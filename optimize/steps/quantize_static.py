@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from optimize.data import Split, resized
 from optimize.models import EXTERNAL_DATA_BYTES, OnnxModel, write_onnx
 from optimize.steps import Context, Settings
 from runtime.errors import StepError
@@ -31,7 +32,7 @@ class Step(Settings):
     label: ClassVar[str] = "int8"
     scheme_matters: ClassVar[bool] = True
     samples: int = Field(default=300, ge=1)
-    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
+    calibration: Literal["minmax", "percentile"] = "minmax"
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     vendor: dict[str, Any] = Field(default_factory=dict)
@@ -73,14 +74,13 @@ class Step(Settings):
                 reduce_range=scheme.reduce_range,
                 activation_type=types[scheme.activation],
                 weight_type=types[scheme.weight],
-                calibrate_method={
-                    "minmax": methods.MinMax, "entropy": methods.Entropy, "percentile": methods.Percentile
-                }[self.calibration],
+                calibrate_method=methods.MinMax if self.calibration == "minmax" else methods.Percentile,
                 use_external_data_format=model.path.stat().st_size > EXTERNAL_DATA_BYTES,
                 extra_options={
                     "ActivationSymmetric": scheme.activation_symmetric,
                     "WeightSymmetric": scheme.weight_symmetric,
                     "QuantizeBias": scheme.quantize_bias,
+                    "OpTypesToExcludeOutputQuantization": [] if scheme.quantize_outputs else list(scheme.ops),
                     **self.vendor,
                 },
             )  # fmt: skip
@@ -97,21 +97,27 @@ class _Reader:
 
     def __init__(self, model: OnnxModel, context: Context, samples: int) -> None:
         first = model.specs.inputs[0].shape[0]
-        size = first if isinstance(first, int) else min(BATCH, context.axes.get(first, {}).get("max", BATCH))
-        self._feeds = self._read(context, size, samples)
-
-    @staticmethod
-    def _read(context: Context, size: int, samples: int) -> Iterator[dict[str, Array]]:
-        seen = 0
-        for feeds, _ in context.calibrate.batches(size):
-            if seen >= samples or (seen and len(next(iter(feeds.values()))) < size):
-                return
-            yield feeds
-            seen += size
+        self._feeds = _batches(context.calibrate, samples, first if isinstance(first, int) else None)
 
     def get_next(self) -> dict[str, Array] | None:
         """The next batch, None at the end."""
         return next(self._feeds, None)
+
+
+def _batches(split: Split, samples: int, fixed: int | None) -> Iterator[dict[str, Array]]:
+    """The first `samples` in batches; where the batch is fixed, whole ones, and one at least that is filled up."""
+    seen = 0
+    for feeds, _ in split.batches(fixed or min(BATCH, samples)):
+        size = len(next(iter(feeds.values())))
+        if fixed:
+            if size < fixed and seen:
+                return
+            yield resized(feeds, fixed)
+        else:
+            yield {name: value[: samples - seen] for name, value in feeds.items()}
+        seen += size
+        if seen >= samples:
+            return
 
 
 def _named(model: OnnxModel, context: Context) -> OnnxModel:

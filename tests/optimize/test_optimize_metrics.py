@@ -172,6 +172,18 @@ def test_agreement_is_with_the_classes_of_the_original():
     assert value("agreement", original, original) == 1
 
 
+@pytest.mark.parametrize("name", ["accuracy", "top5", "agreement"])
+def test_axes_that_old_classifiers_leave_behind_make_no_map(name):
+    scores, labels = random_scores(20)
+    statistics = metrics.get(name).update({"output": scores[:, :, None, None]}, labels_for(name, scores, labels))
+    plain = metrics.get(name).update({"output": scores}, scores if name == "agreement" else labels)
+    np.testing.assert_array_equal(statistics, plain)  # one column, and so the interval of a right-or-wrong metric
+
+
+def labels_for(name, scores, labels):
+    return scores[:, :, None, None] if name == "agreement" else labels
+
+
 def test_agreement_of_maps():
     random = np.random.default_rng(3)
     original, candidate = random.standard_normal((2, 4, 3, 5, 5))

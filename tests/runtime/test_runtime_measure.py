@@ -217,7 +217,7 @@ def half_widths(world: World, base: str, name: str, n: int) -> float:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_it_stops_as_soon_as_every_interval_is_narrow(seed):
-    world = World(times={"a": noisy(seed, 0.03), "b": noisy(seed + 10, 0.03), "c": noisy(seed + 20, 0.001)})
+    world = World(times={"a": noisy(seed, 0.06), "b": noisy(seed + 10, 0.06), "c": noisy(seed + 20, 0.001)})
     found = world.measure("abc", budget_s=1e9)
     assert found.stopped == "precision"
     n = found.rounds

@@ -1,0 +1,180 @@
+import numpy as np
+import onnx
+import pytest
+
+from optimize import metrics
+from optimize.data import NAMES, Split, from_arrays
+from optimize.evaluate import evaluate
+from optimize.models import read_onnx
+from runtime.contender import Contender
+from runtime.errors import InputError, WorkError
+
+# Sessions that need no engine: the answer is a function of the input.
+SESSIONS = """
+import numpy as np
+from runtime.errors import EngineError
+
+class Session:
+    threads = 1
+
+    def __init__(self, body, size):
+        self.body, self.size, self.calls = body, size, 0
+
+    def run(self, feeds, out=None):
+        x = feeds["x"]
+        self.calls += 1
+        if self.size and len(x) != self.size:
+            raise EngineError(f"takes {self.size} samples, got {len(x)}")
+        return {"output": eval(self.body, {"x": x, "np": np, "calls": self.calls, "stop": stop})}
+
+def stop():
+    raise RuntimeError("stopped on the way")
+
+def open(body, size=None):
+    return Session(body, size)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _sessions(tmp_path, monkeypatch):
+    (tmp_path / "made_up_sessions.py").write_text(SESSIONS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def contender(name, body="x", size=None):
+    return Contender(name, "made_up_sessions:open", {"body": body, "size": size})
+
+
+def scores(samples=25, classes=4, seed=0):
+    random = np.random.default_rng(seed)
+    return random.standard_normal((samples, classes)).astype(np.float32), random.integers(0, classes, samples)
+
+
+def split(x, y=None):
+    content = {"x": x} if y is None else {"x": x, "y": y}
+    return from_arrays(dict.fromkeys(NAMES, content), "here").test
+
+
+ACCURACY = metrics.get("accuracy")
+
+
+def test_statistics_are_in_the_order_of_the_data_for_every_contender():
+    x, y = scores()
+    found = evaluate([contender("original"), contender("turned", "-x")], split(x, y), ACCURACY, 7)
+    np.testing.assert_array_equal(found.statistics["original"][:, 0], x.argmax(1) == y)
+    np.testing.assert_array_equal(found.statistics["turned"][:, 0], x.argmin(1) == y)
+    assert not found.failed and not found.wrong
+
+
+def test_progress_counts_samples():
+    seen = []
+    evaluate([contender("original")], split(*scores()), ACCURACY, 10, progress=seen.append)
+    assert seen == [10, 20, 25]
+
+
+def test_a_contender_that_fails_on_the_way_is_dropped_and_the_others_go_on():
+    x, y = scores()
+    rows = [contender("original"), contender("late", "x if calls < 3 else stop()"), contender("good", "x * 2")]
+    found = evaluate(rows, split(x, y), ACCURACY, 7)
+    assert sorted(found.statistics) == ["good", "original"] and len(found.statistics["good"]) == 25
+    assert list(found.failed) == ["late"] and "stopped on the way" in found.failed["late"]
+
+
+def test_a_contender_that_cannot_be_opened_is_dropped():
+    rows = [contender("original"), Contender("gone", "no_such_module:open", {})]
+    found = evaluate(rows, split(*scores()), ACCURACY, 25)
+    assert "no_such_module" in found.failed["gone"] and list(found.statistics) == ["original"]
+
+
+def test_an_onnx_file_of_another_input_size_is_dropped(tiny_onnx, tmp_path, tiny_data):
+    proto = onnx.load(tiny_onnx)
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 9
+    proto.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 9
+    onnx.save(proto, tmp_path / "other.onnx")
+
+    def engine(name, path):
+        model = read_onnx(path)
+        plain = {"engine": "onnxruntime", "files": {"model": str(path)}, "specs": model.specs.to_json(), "options": {}}
+        return Contender(name, "runtime.worker:open_engine", plain)
+
+    images, labels = tiny_data
+    data = from_arrays({name: {"image": images, "y": labels} for name in NAMES}, "here").test
+    rows = [engine("original", tiny_onnx), engine("other", tmp_path / "other.onnx"), engine("same", tiny_onnx)]
+    found = evaluate(rows, data, ACCURACY, 32)
+    assert list(found.failed) == ["other"] and "ONNX Runtime failed" in found.failed["other"]
+    np.testing.assert_array_equal(found.statistics["same"], found.statistics["original"])
+
+
+def test_a_contender_with_fewer_classes_than_the_labels_is_dropped():
+    x, y = scores()
+    found = evaluate([contender("original"), contender("short", "x[:, :2]")], split(x, y), ACCURACY, 7)
+    assert list(found.failed) == ["short"] and "outside the model's classes" in found.failed["short"]
+    assert list(found.statistics) == ["original"]
+
+
+def test_the_failure_of_the_original_is_an_error():
+    with pytest.raises(WorkError, match="stopped on the way"):
+        evaluate(
+            [contender("original", "x if calls < 3 else stop()"), contender("good")], split(*scores()), ACCURACY, 7
+        )
+
+
+@pytest.mark.parametrize("bad", ["np.nan", "np.inf"])
+def test_nan_where_the_original_has_none_is_wrong(bad):
+    body = f"np.where((np.arange(len(x)) == 2)[:, None] & (calls == 2), {bad}, x)"
+    found = evaluate([contender("original"), contender("odd", body)], split(*scores()), ACCURACY, 7)
+    assert list(found.wrong) == ["odd"] and "'output' has NaN or infinity" in found.wrong["odd"]
+    assert list(found.statistics) == ["original"] and not found.failed
+
+
+def test_infinity_where_the_original_has_it_too_is_not_wrong():
+    body = "np.where(np.arange(4) == 3, -np.inf, x)"
+    found = evaluate([contender("original", body), contender("same", body)], split(*scores()), ACCURACY, 7)
+    assert not found.wrong and sorted(found.statistics) == ["original", "same"]
+
+
+def test_a_fixed_batch_fills_up_the_tail_and_drops_the_surplus():
+    x, y = scores(25)
+    rows = [contender("original", size=8), contender("turned", "-x", size=8)]
+    found = evaluate(rows, split(x, y), ACCURACY, 8, fixed=True)
+    assert len(found.statistics["original"]) == len(found.statistics["turned"]) == 25
+    np.testing.assert_array_equal(found.statistics["turned"][:, 0], x.argmin(1) == y)
+
+
+def test_a_fixed_batch_larger_than_the_data_is_filled_up():
+    x, y = scores(3)
+    found = evaluate([contender("original", size=8)], split(x, y), ACCURACY, 8, fixed=True)
+    np.testing.assert_array_equal(found.statistics["original"][:, 0], x.argmax(1) == y)
+
+
+def test_without_a_fixed_batch_the_tail_is_shorter():
+    with pytest.raises(WorkError, match="takes 8 samples, got 1"):
+        evaluate([contender("original", size=8)], split(*scores(25)), ACCURACY, 8)
+
+
+def test_without_labels_the_answers_of_the_original_stand_for_them():
+    x, y = scores()
+    rows = [contender("original"), contender("turned", "-x"), contender("same", "x + 1")]
+    found = evaluate(rows, split(x, y), metrics.get("agreement"), 7, own_labels=False)
+    assert found.statistics["original"].all() and found.statistics["same"].all()
+    assert not found.statistics["turned"].any()
+
+
+def test_without_labels_an_error_is_measured_against_the_original():
+    rows = [contender("original"), contender("moved", "x + 0.5")]
+    found = evaluate(rows, split(scores()[0]), metrics.get("mse"), 7, own_labels=False)
+    assert not found.statistics["original"].any()
+    np.testing.assert_allclose(found.statistics["moved"], 0.25, rtol=1e-5)
+
+
+def test_labels_that_are_missing_for_some_samples_are_named():
+    x, y = scores(8)
+    half = Split("test", lambda: [({"x": x[:4]}, y[:4]), ({"x": x[4:]}, None)])
+    with pytest.raises(InputError, match="split 'test' has no labels for some of its samples"):
+        evaluate([contender("original")], half, ACCURACY, 4)
+
+
+def test_labels_that_do_not_fit_the_metric_are_an_error_of_the_input():
+    x, y = scores()
+    with pytest.raises(InputError, match="label 9 is outside"):
+        evaluate([contender("original"), contender("good")], split(x, np.where(y == 0, 9, y)), ACCURACY, 7)

@@ -1,0 +1,99 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import targets
+from optimize import steps
+from optimize.plan import expand, role_of
+from optimize.recipe import from_table
+from runtime import host
+
+QUANTIZED = [{"use": "quantize_static", "samples": 7}]
+
+
+def recipe(steps=(), **asked):
+    return from_table(
+        {"model": {"entry": "m.py:build"}, "data": {"path": "d.npz"}, "steps": list(steps), "targets": asked}, Path("/")
+    )
+
+
+def planned(recipe):
+    return expand(recipe, host.facts())
+
+
+@pytest.fixture(autouse=True)
+def _every_target_builds_here(monkeypatch):
+    change_targets(monkeypatch, why_not=lambda: None)
+
+
+def change_targets(monkeypatch, only=None, **changes):
+    true = targets.get
+    monkeypatch.setattr(
+        targets, "get", lambda name: replace(true(name), **changes) if only in (None, name) else true(name)
+    )
+
+
+def test_a_recipe_with_steps_has_three_candidates_a_target():
+    found = planned(recipe(QUANTIZED, openvino={}, onnxruntime={}))
+    assert [(one.name, one.role, one.target.name) for one in found] == [
+        ("openvino-fp32", "plain", "openvino"),
+        ("openvino-default", "vendor", "openvino"),
+        ("openvino-int8", "steps", "openvino"),
+        ("onnxruntime-fp32", "plain", "onnxruntime"),
+        ("onnxruntime-default", "vendor", "onnxruntime"),
+        ("onnxruntime-int8", "steps", "onnxruntime"),
+    ]
+    names = {one.name: [steps.name_of(step) for step in one.steps] for one in found}
+    exact = ["export", "simplify"]
+    assert names["openvino-fp32"] == names["openvino-default"] == exact
+    assert names["openvino-int8"] == [*exact, "quantize_static"]
+    assert found[2].steps[-1].samples == 7
+
+
+def test_exact_steps_alone_make_no_third_candidate():
+    for asked in (recipe(openvino={}), recipe([{"use": "simplify"}], openvino={})):
+        assert [one.role for one in planned(asked)] == ["plain", "vendor"]
+
+
+def test_options_asked_for_hold_for_all_but_the_vendors_default():
+    plain, vendor, quantized = planned(recipe(QUANTIZED, openvino={"threads": 3}))
+    assert plain.options == quantized.options == {"precision": "f32", "threads": 3}
+    assert vendor.options == targets.get("openvino").vendor
+
+
+def test_where_the_default_is_the_plain_engine_it_is_there_once(monkeypatch):
+    change_targets(monkeypatch, plain={"threads": 2}, vendor={"threads": 2})
+    assert [one.role for one in planned(recipe(QUANTIZED, onnxruntime={}))] == ["plain", "steps"]
+
+
+def test_the_scheme_is_that_of_the_cpu_asked_for():
+    for cpu in ("avx2", "vnni", "arm"):
+        found = planned(recipe(QUANTIZED, onnxruntime={"cpu": cpu}))
+        expected = targets.get("onnxruntime").scheme(cpu, host.facts())
+        assert all(one.scheme == expected for one in found)
+        assert all("cpu" not in one.options for one in found)
+
+
+@pytest.mark.parametrize(
+    ("listed", "name", "role"), [(QUANTIZED, "openvino-int8", "steps"), ([], "openvino-fp32", "plain")]
+)
+def test_a_target_that_cannot_be_built_here_travels_as_one_source(monkeypatch, listed, name, role):
+    change_targets(monkeypatch, "openvino", why_not=lambda: "not here: pip install it")
+    found = planned(recipe(listed, openvino={}, onnxruntime={}))
+    own = [one for one in found if one.target.name == "openvino"]
+    assert [(one.name, one.role, one.why_not) for one in own] == [(name, role, "not here: pip install it")]
+    assert all(one.why_not is None for one in found if one.target.name != "openvino")
+
+
+def test_names_are_unique_for_every_target():
+    found = planned(recipe(QUANTIZED, **{name: {} for name in targets.names()}))
+    assert len({one.name for one in found}) == len(found)
+    assert {one.target.name for one in found} == set(targets.names())
+
+
+def test_a_role_is_found_or_the_first_stands_for_it():
+    found = planned(recipe(QUANTIZED, openvino={}, onnxruntime={}))
+    assert role_of(found, "onnxruntime", "vendor").name == "onnxruntime-default"
+    assert role_of(found, "openvino", "plain").name == "openvino-fp32"
+    assert role_of(found[4:], "onnxruntime", "plain").name == "onnxruntime-default"

@@ -1,0 +1,118 @@
+import pytest
+
+from optimize.report import Accuracy, Latency, Row
+from optimize.select import choose, unbuilt
+
+
+def row(name, ms=10.0, drop=0.0, verdict="within", status="measured", size=1000, memory=5000, reason=""):
+    judged = Accuracy(metric="accuracy", value=0.9 - drop, drop=drop, verdict=verdict, samples=100) if verdict else None
+    both = (ms, ms)
+    timed = Latency(
+        p50_ms=ms, p50_interval_ms=both, p90_ms=ms, p90_interval_ms=both, p99_ms=ms, p99_interval_ms=both,
+        rounds=3, samples=9, raw=[],
+    ) if ms else None  # fmt: skip
+    return Row(
+        name=name, engine="e", status=status, reason=reason, validate=judged, latency=timed, size_bytes=size,
+        peak_memory_bytes=memory,
+    )  # fmt: skip
+
+
+def choice(*rows, objective="latency", max_drop=0.01, margin=0.02, batch=1):
+    return choose(rows, objective, max_drop, "plain", margin, batch)
+
+
+def test_the_faster_is_taken():
+    found = choice(row("plain", 10), row("int8", 4), row("default", 8))
+    assert found.name == "int8" and found.closest is None
+    assert "best of 3 by latency (4 ms at batch 1)" in found.why and "within the limit on validate" in found.why
+
+
+def test_the_plain_engine_is_taken_where_it_is_the_fastest():
+    assert choice(row("plain", 4), row("int8", 5)).name == "plain"
+
+
+def test_within_is_preferred_where_it_is_as_fast():
+    found = choice(row("plain", 10), row("sure", 5.05, 0.002), row("unsure", 5.0, 0.004, "cannot tell"))
+    assert found.name == "sure" and "unsure, as good, cannot be told" in found.why
+
+
+@pytest.mark.parametrize("ms", [4.5, 4.89])
+def test_cannot_tell_is_taken_where_it_is_truly_faster(ms):
+    found = choice(row("plain", 10), row("sure", 5.0, 0.002), row("unsure", ms, 0.004, "cannot tell"))
+    assert found.name == "unsure" and "cannot be told on validate" in found.why
+
+
+def test_the_margin_says_what_truly_faster_is():
+    rows = [row("plain", 10), row("sure", 5.0), row("unsure", 4.5, 0.004, "cannot tell")]
+    assert choice(*rows, margin=0.02).name == "unsure" and choice(*rows, margin=0.2).name == "sure"
+
+
+def test_exceeds_is_never_taken():
+    assert choice(row("plain", 10), row("int8", 1, 0.2, "exceeds")).name == "plain"
+    assert choice(row("plain", 10), row("int8", 1, 0.005, "exceeds")).name == "plain"
+
+
+def test_a_drop_that_is_estimated_above_the_limit_is_not_taken():
+    assert choice(row("plain", 10), row("int8", 1, 0.011, "cannot tell")).name == "plain"
+    assert choice(row("plain", 10), row("int8", 1, 0.01, "cannot tell")).name == "int8"
+
+
+def test_where_none_holds_the_plain_engine_enters_and_the_closest_is_named():
+    found = choice(row("plain", 10, 0.5, "exceeds"), row("a", 1, 0.3, "exceeds"), row("b", 1, 0.2, "exceeds"))
+    assert (found.name, found.closest) == ("plain", "b")
+    assert "no candidate holds the limit" in found.why and "the plain engine enters" in found.why
+
+
+def test_where_none_holds_and_the_plain_engine_failed_nothing_enters():
+    found = choice(row("plain", status="failed"), row("a", 1, 0.3, "exceeds"))
+    assert (found.name, found.closest) == (None, "a")
+
+
+@pytest.mark.parametrize("status", ["failed", "wrong", "built, not measured", "dropped"])
+def test_what_was_not_measured_is_ignored(status):
+    assert choice(row("plain", 10), row("int8", 1, status=status)).name == "plain"
+
+
+def test_what_was_not_judged_or_not_timed_is_ignored():
+    assert choice(row("plain", 10), row("a", 1, verdict=None), row("b", None)).name == "plain"
+
+
+def test_where_nothing_was_measured_the_reasons_are_given():
+    found = choice(row("plain", status="failed", reason="no memory"), row("int8", status="wrong", reason="gives NaN"))
+    assert found.name is None and "plain: no memory" in found.why and "int8: gives NaN" in found.why
+
+
+@pytest.mark.parametrize(
+    ("objective", "name", "shown"),
+    [
+        ("latency", "fast", "1 ms at batch 4"),
+        ("throughput", "fast", "4e+03 samples a second at batch 4"),
+        ("size", "small", "1.00 MiB"),
+        ("memory", "lean", "2 MiB resident"),
+    ],
+)
+def test_every_objective(objective, name, shown):
+    big = 50 * 2**20
+    rows = [
+        row("plain", 9, size=big, memory=big),
+        row("fast", 1, size=big, memory=big),
+        row("small", 8, size=2**20, memory=big),
+        row("lean", 7, size=big, memory=2**21),
+    ]
+    found = choice(*rows, objective=objective, batch=4)
+    assert found.name == name and f"best of 4 by {objective} ({shown})" in found.why
+
+
+@pytest.mark.parametrize(("objective", "lacking"), [("size", "size"), ("memory", "memory")])
+def test_a_figure_that_is_not_known_is_not_the_best(objective, lacking):
+    rows = [row("plain", 9, size=2**20, memory=2**20), row("unknown", 9, **{lacking: None})]
+    assert choice(*rows, objective=objective).name == "plain"
+
+
+def test_a_target_that_cannot_be_built_travels_where_its_file_holds_the_limit():
+    held = unbuilt(row("int8", None, 0.004, "cannot tell", "cannot build here", reason="no GPU"), 0.01)
+    assert held.name == "int8" and "no GPU" in held.why and "latency not measured" in held.why and not held.closest
+    lost = unbuilt(row("int8", None, 0.3, "exceeds", "cannot build here", reason="no GPU"), 0.01)
+    assert (lost.name, lost.closest) == (None, "int8") and "loses 0.3" in lost.why
+    failed = unbuilt(row("int8", None, verdict=None, status="failed", reason="no GPU"), 0.01)
+    assert failed.name is None and "could not be judged" in failed.why
