@@ -1,5 +1,6 @@
 """Make each candidate's ONNX file and engine, and see that the engine computes what its file says."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +9,10 @@ import numpy as np
 
 from optimize import steps
 from optimize.data import Splits
-from optimize.models import Axes, OnnxModel, TorchModel
+from optimize.models import Axes, OnnxModel, TorchModel, measures
 from optimize.plan import Candidate
 from optimize.progress import Progress
+from optimize.report import Made
 from optimize.steps import Context, Settings
 from optimize.verify import SAMPLES, judge, signal_to_noise, sized_feeds
 from runtime import contender, engines
@@ -20,6 +22,7 @@ from runtime.errors import Error, StepError, WorkError
 from runtime.tensors import Array
 
 COLLAPSED_DB = 3.0  # below this the noise is nearly as large as the signal
+EXACT_DB = 200.0  # for results that are equal, since JSON has no infinity
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,14 @@ class Built:
         files: the engine's, role to path; empty where its target cannot be built here.
         contender: what runs it; for a target that cannot be built here, its ONNX file on ONNX Runtime.
         precision: what truly runs, in words.
-        notes: what its steps said.
+        made: what each step did.
     """
 
     model: OnnxModel
     files: Mapping[str, Path]
     contender: Contender
     precision: str
-    notes: tuple[str, ...] = field(default=())
+    made: tuple[Made, ...] = field(default=())
 
     @property
     def size_bytes(self) -> int:
@@ -66,7 +69,7 @@ class Builder:
         self._folder = folder
         self._log = log
         self._progress = progress
-        self._made: dict[tuple[str, ...], tuple[TorchModel | OnnxModel, tuple[str, ...]] | StepError] = {}
+        self._made: dict[tuple[str, ...], tuple[TorchModel | OnnxModel, tuple[Made, ...]] | StepError] = {}
 
     def build(self, candidate: Candidate) -> Built | Lost:
         """One candidate.
@@ -75,13 +78,13 @@ class Builder:
             StepError: a step that only rewrites the model failed, and with it every candidate.
         """
         try:
-            model, notes = self._steps(candidate)
+            model, made = self._steps(candidate)
         except StepError as error:
             if candidate.role != "steps":
                 raise
             return Lost("failed", str(error))
         if candidate.why_not:
-            return self._as_source(candidate, model, notes)
+            return self._as_source(candidate, model, made)
         self._progress.say(f"compile {candidate.name}")
         out = self._folder / "engines" / candidate.name
         engine, options = candidate.target.engine, dict(candidate.options)
@@ -98,16 +101,15 @@ class Builder:
         if lost := _disagrees(answer, judge(model).run(self._feeds(model)), max(formats, default=0.0) or 1e-3):
             return lost
         paths = {role: Path(file) for role, file in files.items()}
-        return Built(model, paths, opened, describe(counts), notes)
+        return Built(model, paths, opened, describe(counts), made)
 
-    def _as_source(self, candidate: Candidate, model: OnnxModel, notes: tuple[str, ...]) -> Built:
+    def _as_source(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...]) -> Built:
         """No engine: its file on ONNX Runtime says how accurate it will be."""
         opened = _contender(candidate.name, "onnxruntime", {"model": str(model.path)}, model, {"fuse": False})
-        return Built(model, {}, opened, "", notes)
+        return Built(model, {}, opened, "", made)
 
-    def _steps(self, candidate: Candidate) -> tuple[OnnxModel, tuple[str, ...]]:
-        model, notes = self._start, tuple[str, ...]()
-        done: list[str] = []
+    def _steps(self, candidate: Candidate) -> tuple[OnnxModel, tuple[Made, ...]]:
+        model, history = self._start, tuple[Made, ...]()
         key: tuple[str, ...] = ()
         for step in candidate.steps:
             name = steps.name_of(step)
@@ -115,41 +117,48 @@ class Builder:
             if key not in self._made:
                 self._progress.say(f"{name} for {candidate.name}" if step.scheme_matters else name)
                 try:
-                    model, said = self._step(step, model, candidate)
-                    self._made[key] = model, (*notes, *said)
+                    model, made = self._step(step, model, candidate)
+                    self._made[key] = model, (*history, made)
                 except Error as error:
-                    after = f" after {', '.join(done)}" if done else ""
+                    after = f" after {', '.join(one.use for one in history)}" if history else ""
                     failed = StepError(f"the step '{name}'{after}: {error}")
                     self._made[key] = failed
                     raise failed from error
-            made = self._made[key]
-            if isinstance(made, StepError):
-                raise made
-            model, notes = made
-            done.append(name)
+            found = self._made[key]
+            if isinstance(found, StepError):
+                raise found
+            model, history = found
         assert isinstance(model, OnnxModel)  # `steps.complete` saw to it
-        return model, notes
+        return model, history
 
     def _step(
         self, step: Settings, model: TorchModel | OnnxModel, candidate: Candidate
-    ) -> tuple[TorchModel | OnnxModel, tuple[str, ...]]:
+    ) -> tuple[TorchModel | OnnxModel, Made]:
+        begun = time.monotonic()
         folder = self._folder / "models" / f"{len(self._made)}-{steps.name_of(step)}"
         folder.mkdir(parents=True)  # a new one each time: what was made, or failed, is remembered
         context = Context(self._splits.calibrate, self._axes, candidate.scheme, folder)
-        made = step(model, context)
-        if not step.exact and isinstance(model, OnnxModel) and isinstance(made, OnnxModel):
-            context.notes.append(self._loss(step, model, made))
-        return made, tuple(context.notes)
+        result = step(model, context)
+        ratio = None
+        if not step.exact and isinstance(model, OnnxModel) and isinstance(result, OnnxModel):
+            ratio = self._signal_to_noise(model, result)
+            if ratio < COLLAPSED_DB:
+                context.notes.append(f"{steps.name_of(step)}: little of the signal is left ({ratio:.1f} dB)")
+        return result, Made(
+            use=steps.name_of(step),
+            seconds=time.monotonic() - begun,
+            **measures(result),
+            signal_to_noise_db=ratio,
+            notes=context.notes,
+        )
 
-    def _loss(self, step: Settings, before: OnnxModel, after: OnnxModel) -> str:
+    def _signal_to_noise(self, before: OnnxModel, after: OnnxModel) -> float:
         feeds = self._feeds(before)
         got, wanted = judge(after).run(feeds), judge(before).run(feeds)
         for name, value in got.items():
             if not np.isfinite(value).all() and np.isfinite(wanted[name]).all():
                 raise StepError(f"its result gives NaN or infinity in the output '{name}' on calibration data")
-        ratio = signal_to_noise(got, wanted)
-        collapsed = "; little of the signal is left" if ratio < COLLAPSED_DB else ""
-        return f"{steps.name_of(step)}: signal to noise {ratio:.1f} dB against the model before{collapsed}"
+        return min(signal_to_noise(got, wanted), EXACT_DB)
 
     def _answer(self, opened: Contender, model: OnnxModel) -> tuple[dict[str, int], Mapping[str, Array]]:
         worker = Worker.start(opened, self._feeds(model), self._log)

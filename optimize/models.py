@@ -1,10 +1,12 @@
 """What steps take and return: a model in torch, or one in an ONNX file on disk."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from runtime.engines import onnx_files
 from runtime.errors import InputError
 from runtime.tensors import Specs, TensorSpec
 
@@ -81,6 +83,22 @@ def strip(model: "onnx.ModelProto") -> None:
         message.doc_string = ""
         if "metadata_props" in message.DESCRIPTOR.fields_by_name:
             del message.metadata_props[:]
+
+
+def measures(model: TorchModel | OnnxModel) -> dict[str, int]:
+    """`parameters` and `size_bytes` of a model; an ONNX file's as it lies on disk."""
+    if isinstance(model, TorchModel):
+        values = list(model.module.parameters())
+        size = sum(value.numel() * value.element_size() for value in values)
+        return {"parameters": sum(value.numel() for value in values), "size_bytes": size}
+    import onnx
+
+    proto = onnx.load(model.path, load_external_data=False)
+    sizes = (math.prod(tensor.dims) for tensor in _tensors(proto) if len(tensor.dims) > 0)
+    return {
+        "parameters": sum(sizes),
+        "size_bytes": sum(part.stat().st_size for part in onnx_files(model.path).values()),
+    }
 
 
 def _inside(model: "onnx.ModelProto") -> Iterator[Any]:

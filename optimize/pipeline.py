@@ -182,7 +182,7 @@ def _build(candidates: Sequence[Candidate], builder: Builder) -> tuple[dict[str,
                 "reason": candidate.why_not or "",
                 "size_bytes": made.size_bytes,
                 "precision": made.precision,
-                "notes": list(made.notes),
+                "made": list(made.made),
             }
         rows[candidate.name] = Row(
             name=candidate.name,

@@ -61,6 +61,18 @@ class Latency(_Part):
     raw: list[list[int]]
 
 
+class Made(_Part):
+    """What one step of a candidate did: its result's size, and what is known of it; null where it is not."""
+
+    use: str
+    seconds: float
+    size_bytes: int | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    signal_to_noise_db: float | None = None
+    notes: list[str] = Field(default_factory=list)
+
+
 class Row(_Part):
     """A candidate, or the original. A figure that was not measured is null.
 
@@ -84,7 +96,7 @@ class Row(_Part):
     cold_start_ms: float | None = None
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
-    notes: list[str] = Field(default_factory=list)
+    made: list[Made] = Field(default_factory=list)
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 

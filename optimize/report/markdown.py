@@ -4,6 +4,8 @@ from pathlib import Path
 
 from optimize.report import Report, words
 
+_MADE = ("candidate", "step", "seconds", "parameters", "MACs", "MiB", "signal to noise dB")
+
 
 def write(report: Report, folder: Path) -> Path:
     """Write report.md into a folder."""
@@ -39,7 +41,10 @@ def text(report: Report) -> str:
             "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:.0f}",
         )  # fmt: skip
         parts.append(_row(cells))
-    notes = [*report.notes, *dict.fromkeys(note for row in report.candidates for note in row.notes)]
+    parts += ["", "## What each step did", "", _row(_MADE), _row(["---"] * len(_MADE))]
+    for row in report.candidates:
+        parts += [_row(words.made_cells(row, made)) for made in row.made]
+    notes = words.notes(report)
     parts += ["", "## Notes", "", *(f"- {note}" for note in notes)] if notes else []
     versions = ", ".join(f"{name} {version}" for name, version in report.made_with.items())
     parts += ["", f"Made {report.made_at} in {report.seconds:.0f} s with {versions}.", ""]

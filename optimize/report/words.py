@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from optimize.report import Accuracy, Latency, RatioPart, Report, Row
+from optimize.report import Accuracy, Latency, Made, RatioPart, Report, Row
 
 HEADER = ("candidate", "status", "{metric}", "drop [90 % interval]", "", "p50 ms", "ratio [95 % interval]", "", "MiB")
 
@@ -123,6 +123,25 @@ def interval(report: Report, seen: Accuracy) -> str:
 def ratio(part: RatioPart | Latency) -> str:
     """A ratio with its interval."""
     return f"{part.ratio:.2f} x [{part.low:.2f}, {part.high:.2f}]"
+
+
+def made_cells(row: Row, made: Made) -> list[str]:
+    """What one step of a candidate did, as text cells."""
+    return [
+        row.name,
+        made.use,
+        f"{made.seconds:.1f}",
+        "" if made.parameters is None else f"{made.parameters:,}",
+        "" if made.macs is None else f"{made.macs:,}",
+        "" if made.size_bytes is None else f"{made.size_bytes / 2**20:.2f}",
+        "" if made.signal_to_noise_db is None else f"{made.signal_to_noise_db:.1f}",
+    ]
+
+
+def notes(report: Report) -> list[str]:
+    """What was said on the way, each once."""
+    said = (note for row in report.candidates for made in row.made for note in made.notes)
+    return [*report.notes, *dict.fromkeys(said)]
 
 
 def load_lines(bundle: str) -> list[str]:

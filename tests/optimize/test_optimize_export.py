@@ -188,7 +188,7 @@ def test_where_dynamo_fails_the_older_exporter_is_taken_and_that_is_said(context
     fails_first(monkeypatch, RuntimeError("no such op\nand much more"))
     found = Step()(around(torch.relu), context)
     assert context.notes == [
-        "export: dynamo: RuntimeError: no such op; another exporter was taken",
+        "export: dynamo: RuntimeError: no such op and much more; another exporter was taken",
         "exported by torch.onnx, torchscript, opset 18",
     ]
     assert judge(found).run({"x": np.ones((3, 4), np.float32)})["output"].shape == (3, 4)
