@@ -3,6 +3,8 @@
 import argparse
 import json
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     with models.load(options.bundle, options.engine) as model:
         results = model.run(_arrays(options.input))
-        np.savez(options.output, allow_pickle=False, **results)
+        _save(options.output, results)
         shapes = {name: f"{value.dtype}{list(value.shape)}" for name, value in results.items()}
         return {"engine": model.engine, "outputs": shapes, "written to": options.output}
 
@@ -114,10 +116,21 @@ def _feeds(bundle: Bundle, path: str | None) -> tuple[dict[str, Array], str]:
 
 def _arrays(path: str) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read as .npz: {error}") from error
+
+
+def _save(path: str, arrays: dict[str, Array]) -> None:
+    """As numpy.savez, under exactly this name, and for outputs of any name."""
+    try:
+        with zipfile.ZipFile(path, "w") as file:
+            for name, value in arrays.items():
+                with file.open(f"{name}.npy", "w") as stream:
+                    np.lib.format.write_array(stream, np.asarray(value), allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _progress(done: int, expected: int, what: str) -> None:

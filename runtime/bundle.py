@@ -109,29 +109,67 @@ def read(path: str | Path) -> Bundle:
         raise BundleError(f"{folder}: {MANIFEST} is over {_MANIFEST_LIMIT // 2**20} MiB; it was not read.")
     try:
         data = json.loads(raw)
-        if data["schema"] > SCHEMA:
+        schema = _typed(data, "schema", int)
+        if schema > SCHEMA:
             raise BundleError(
-                f"{folder} has format {data['schema']}; this runtime reads up to {SCHEMA}: "
-                "pip install --upgrade edge-optimize"
+                f"{folder} has format {schema}; this runtime reads up to {SCHEMA}: pip install --upgrade edge-optimize"
             )
+        if schema < 1:
+            raise ValueError(f"format {schema}")
         bundle = Bundle(
             path=folder,
-            name=str(data["name"]),
+            name=_typed(data, "name", str),
             specs=Specs.from_json(data),
-            engines=tuple(EngineEntry(**entry) for entry in data["engines"]),
-            fallback=_fallback(data["fallback"]),
-            axes={str(k): {str(n): int(v) for n, v in axis.items()} for k, axis in data["axes"].items()},
-            files={str(name): str(digest) for name, digest in data["files"].items()},
-            made_with=dict(data["made_with"]),
+            engines=tuple(_entry(entry) for entry in _typed(data, "engines", list)),
+            fallback=_fallback(_typed(data, "fallback", dict)),
+            axes={k: {n: _typed(axis, n, int) for n in axis} for k, axis in _typed(data, "axes", dict).items()},
+            files=_strings(data, "files"),
+            made_with=_typed(data, "made_with", dict),
         )
         _check(bundle)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    # RecursionError: deep JSON; OverflowError: infinite numbers; OSError, RuntimeError: names and links no file has
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RuntimeError) as error:
         raise BundleError(f"{folder}: {MANIFEST} is damaged ({type(error).__name__}: {error}).") from error
     return bundle
 
 
+def _typed(data: Mapping[str, Any], key: str, kind: type) -> Any:
+    """A value of exactly this type; KeyError, or TypeError where it is of another."""
+    value = data[key]
+    if type(value) is not kind:
+        raise TypeError(f"'{key}' is a {type(value).__name__}, not a {kind.__name__}")
+    return value
+
+
+def _strings(data: Mapping[str, Any], key: str) -> dict[str, str]:
+    found = _typed(data, key, dict)
+    return {name: _typed(found, name, str) for name in found}
+
+
+def _entry(data: Mapping[str, Any]) -> EngineEntry:
+    files = _strings(data, "files")
+    if files and "model" not in files:
+        raise KeyError("model")
+    needs = _typed(data, "needs", dict)
+    if any(type(name) is not str for name in needs.get("instruction_sets_any", ())):
+        raise TypeError("'instruction_sets_any' is not a list of names")
+    return EngineEntry(
+        **{key: _typed(data, key, str) for key in ("name", "target", "engine", "source", "precision")},
+        files=files,
+        needs=needs,
+        options=_typed(data, "options", dict),
+        measured=_typed(data, "measured", dict),
+    )
+
+
 def _fallback(data: Mapping[str, Any]) -> Fallback:
-    return Fallback(**{**data, "engines": {str(name): dict(options) for name, options in data["engines"].items()}})
+    engines = _typed(data, "engines", dict)
+    files = _strings(data, "files")
+    return Fallback(
+        {"model": files["model"], **files},
+        {name: _typed(engines, name, dict) for name in engines},
+        _typed(data, "measured", dict),
+    )
 
 
 def _check(bundle: Bundle) -> None:
@@ -181,6 +219,9 @@ def write(
             digest = sha256(Path(source))
             if digest not in stored or _tied(source):
                 target = folder / wanted
+                if target.exists():  # two files of one name, from two folders
+                    wanted = f"{target.parent.relative_to(folder).as_posix()}/{digest[:8]}/{target.name}"
+                    target = folder / wanted
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
                 stored[digest] = wanted
@@ -189,10 +230,12 @@ def write(
 
         def entry_json(entry: EngineEntry) -> dict[str, Any]:
             files = {role: store(file, f"{entry.name}/{Path(file).name}") for role, file in entry.files.items()}
-            data = Path(entry.source + ".data")
-            if data.exists():  # an ONNX file finds its external data by name, beside itself
-                store(str(data), f"{entry.name}/{data.name}")
-            return {**vars(entry), "files": files, "source": store(entry.source, f"{entry.name}/source.onnx")}
+            if _tied(entry.source):  # an ONNX file finds its external data by name, beside itself
+                source = store(entry.source, f"{entry.name}/source/{Path(entry.source).name}")
+                store(f"{entry.source}.data", f"{entry.name}/source/{Path(entry.source).name}.data")
+            else:
+                source = store(entry.source, f"{entry.name}/source.onnx")
+            return {**vars(entry), "files": files, "source": source}
 
         fallback_files = {role: store(file, f"fallback/{Path(file).name}") for role, file in fallback.files.items()}
         entries = [entry_json(entry) for entry in engines]
@@ -244,10 +287,15 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def _replace(new: Path, path: Path) -> None:
-    """Put a finished folder in another's place; the old one is moved aside first, since rename wants it gone."""
+    """Put a finished folder in another's place; the old one is moved aside, and back where that fails."""
     old = path.with_name(f".{path.name}-old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)
-    new.rename(path)
+    try:
+        new.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -139,7 +139,11 @@ class Worker:
         self._end()
 
     def _end(self) -> int:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(5)  # it has said its last word; one that lives on is ended
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream:
                 try:
@@ -169,15 +173,20 @@ def cpu_seconds(pid: int) -> float:
     Raises:
         LookupError: neither is there.
     """
-    total = 0
+    total, found = 0, False
     try:
         for task in os.scandir(f"/proc/{pid}/task"):
             try:
                 with open(f"{task.path}/schedstat", "rb") as stream:  # noqa: PTH123  # read every few milliseconds
                     total += int(stream.read().split()[0])
+                found = True
             except OSError:  # a thread that has just ended
                 continue
-        return total / 1e9
+        if found:
+            return total / 1e9
+        with open(f"/proc/{pid}/stat", "rb") as stream:  # noqa: PTH123  # a kernel that keeps no schedstat
+            user, system = stream.read().rpartition(b")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
     except OSError:
         pass
     try:

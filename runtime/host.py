@@ -85,8 +85,10 @@ def versions(distributions: Iterable[str]) -> dict[str, str]:
 def _processor() -> tuple[str, frozenset[str]]:
     """The model's name and the flags; on a system without /proc/cpuinfo what Python knows, and no flags."""
     text = _read(Path("/proc/cpuinfo")) or ""
-    pairs = [line.partition(":") for line in text.split("\n\n")[0].splitlines()]
-    lines = {name.strip(): value.strip() for name, _, value in pairs}
+    lines: dict[str, str] = {}
+    for line in text.splitlines():  # the first core's; an ARM board's own name comes after the cores
+        name, _, value = line.partition(":")
+        lines.setdefault(name.strip(), value.strip())
     model = lines.get("model name") or lines.get("Model") or platform.processor() or platform.machine()
     return model, frozenset((lines.get("flags") or lines.get("Features") or "").split())
 

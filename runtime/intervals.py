@@ -23,7 +23,7 @@ class Ratio:
     @property
     def half_width(self) -> float:
         """Of the interval, as a share: 0.02 is +-2 %."""
-        return math.sqrt(self.high / self.low) - 1
+        return math.sqrt(self.high / self.low) - 1 if self.low > 0 else math.inf
 
 
 def ratio(base: Sequence[Array], other: Sequence[Array]) -> Ratio:

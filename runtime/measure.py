@@ -185,10 +185,15 @@ def _round(
             except WorkError as error:
                 failed[name] = str(error)
         for name, worker in workers.items():
-            if name not in failed:
+            if name in failed:
+                continue
+            try:
                 used = worker.use()
-                calls = np.concatenate(blocks[name])
-                found[name] = Trace((calls,), (worker.cold_start_ms,), used["peak_memory_bytes"], used["threads"])
+            except WorkError as error:
+                failed[name] = str(error)
+                continue
+            calls = np.concatenate(blocks[name])
+            found[name] = Trace((calls,), (worker.cold_start_ms,), used["peak_memory_bytes"], used["threads"])
     finally:
         for worker in workers.values():
             worker.close()

@@ -95,9 +95,10 @@ class Model:
         """Finish the calls under way and give the memory back."""
         with self._lock:
             pool, self._pool = self._pool, None
-            session, self._session = self._session, None
         if pool is not None:
-            pool.shutdown()
+            pool.shutdown()  # waits for what was submitted
+        with self._lock:
+            session, self._session = self._session, None
         if session is not None:
             session.close()
 

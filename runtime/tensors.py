@@ -38,7 +38,11 @@ class TensorSpec:
         shape = data["shape"]
         if not isinstance(shape, list) or not all(type(d) is str or (type(d) is int and d > 0) for d in shape):
             raise ValueError(f"shape {shape!r} is not a list of positive numbers and axis names")
-        return cls(str(data["name"]), np.dtype(data["dtype"]).name, tuple(shape))
+        name, dtype = data["name"], data["dtype"]
+        # numpy parses far more than names, and takes None for float64
+        if type(name) is not str or type(dtype) is not str or not dtype.isalnum() or np.dtype(dtype).name != dtype:
+            raise ValueError(f"{name!r} of dtype {dtype!r} is not a name and a numpy dtype's name")
+        return cls(name, dtype, tuple(shape))
 
     def sized(self, axes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape in numbers, each named axis as long as `axes` says, 1 where it says nothing."""

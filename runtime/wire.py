@@ -10,7 +10,10 @@ from runtime.tensors import Array
 
 
 def send(stream: IO[bytes], message: Mapping[str, Any], arrays: Mapping[str, Array] | None = None) -> None:
-    """Write one message; arrays must be of a plain dtype (numbers or fixed-length strings)."""
+    """Write one message; arrays must be of a plain dtype (numbers or fixed-length strings), else TypeError."""
+    odd = [name for name, value in (arrays or {}).items() if value.dtype.hasobject]
+    if odd:
+        raise TypeError(f"'{odd[0]}' is an array of Python objects, which cannot be sent")
     packed = [(name, np.ascontiguousarray(value).reshape(value.shape)) for name, value in (arrays or {}).items()]
     head = [{"name": name, "dtype": value.dtype.str, "shape": value.shape} for name, value in packed]
     stream.write(json.dumps({**message, "arrays": head}).encode() + b"\n")

@@ -96,12 +96,19 @@ def check_options(engine: str, options: Options, known: Mapping[str, type]) -> N
             raise InputError(f"option '{key}' of {engine} is {value!r}; it takes a {kind}.")
 
 
-def check_names(engine: str, specs: Specs, inputs: list[str], outputs: list[str]) -> None:
-    """Raise EngineError where a loaded engine's inputs and outputs are not those of the manifest."""
+def check_specs(engine: str, specs: Specs, inputs: Mapping[str, str | None], outputs: Mapping[str, str | None]) -> None:
+    """Raise EngineError where a loaded engine's inputs and outputs are not those of the manifest.
+
+    Args:
+        engine: for the message.
+        specs: what the manifest says.
+        inputs: name to dtype (a numpy dtype's name; None where the engine does not say) of what was loaded.
+        outputs: likewise.
+    """
     for kind, wanted, got in (("inputs", specs.inputs, inputs), ("outputs", specs.outputs, outputs)):
-        names_wanted = [spec.name for spec in wanted]
-        if sorted(names_wanted) != sorted(got):
-            raise EngineError(f"this {engine} file has the {kind} {got}, the manifest says {names_wanted}.")
+        said = {spec.name: spec.dtype for spec in wanted}
+        if said.keys() != got.keys() or any(got[name] not in (None, dtype) for name, dtype in said.items()):
+            raise EngineError(f"this {engine} file has the {kind} {dict(got)}, the manifest says {said}.")
 
 
 def onnx_files(onnx: Path) -> dict[str, Path]:

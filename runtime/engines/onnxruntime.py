@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.engines import Options, check_names, check_options, library, onnx_files
+from runtime.engines import Options, check_options, check_specs, library, onnx_files
 from runtime.errors import EngineError
 from runtime.host import Host
 from runtime.tensors import Array, Specs
@@ -21,6 +21,12 @@ _MOVES = {
     "QuantizeLinear", "DequantizeLinear", "Cast", "Constant", "Reshape", "Transpose", "Flatten", "Squeeze",
     "Unsqueeze", "Shape", "Gather", "Slice", "Concat", "Pad", "Identity", "Expand",
 }  # fmt: skip
+
+# ONNX Runtime's names of element types that are not numpy's with "tensor()" around them
+_DTYPES = {f"tensor({name})": name for name in ("float16", "int8", "int16", "int32", "int64", "uint8", "bool")} | {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+}
 
 
 class OnnxRuntimeSession:
@@ -43,8 +49,10 @@ class OnnxRuntimeSession:
             self._session: Any = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own exceptions share no base but Exception
             raise EngineError(f"ONNX Runtime cannot load {path.name}: {_first_line(error)}") from error
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        check_names("ONNX Runtime", specs, [i.name for i in self._session.get_inputs()], self._outputs)
+        inputs = {port.name: _DTYPES.get(port.type) for port in self._session.get_inputs()}
+        outputs = {port.name: _DTYPES.get(port.type) for port in self._session.get_outputs()}
+        check_specs("ONNX Runtime", specs, inputs, outputs)
+        self._outputs = list(outputs)
 
     def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Outputs by name; see `runtime.engines.Session`."""

@@ -1,14 +1,14 @@
 """OpenVINO on the CPU. Files are its intermediate representation: model.xml and model.bin."""
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.engines import Options, check_names, check_options, library
+from runtime.engines import Options, check_options, check_specs, library
 from runtime.errors import EngineError, InputError
 from runtime.host import Host
-from runtime.tensors import Array, Specs
+from runtime.tensors import Array, Specs, TensorSpec
 
 DISTRIBUTION = "openvino"
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 0.3, "int8": 0.3}
@@ -35,9 +35,10 @@ class OpenVinoSession:
         except RuntimeError as error:  # its only exception
             raise EngineError(f"OpenVINO cannot load {files['model'].name}: {_reason(error)}") from error
         self.threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
-        inputs = [_name(port, [spec.name for spec in specs.inputs]) for port in self._compiled.inputs]
-        self._outputs = [_name(port, [spec.name for spec in specs.outputs]) for port in self._compiled.outputs]
-        check_names("OpenVINO", specs, inputs, self._outputs)
+        inputs = {_name(port, specs.inputs): _dtype(port) for port in self._compiled.inputs}
+        outputs = {_name(port, specs.outputs): _dtype(port) for port in self._compiled.outputs}
+        check_specs("OpenVINO", specs, inputs, outputs)
+        self._outputs = list(outputs)
         self._index = {name: index for index, name in enumerate(inputs)}
 
     def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
@@ -45,6 +46,8 @@ class OpenVinoSession:
         try:
             request = self._requests.pop()
         except IndexError:
+            if self._compiled is None:
+                raise EngineError("this OpenVINO session is closed.") from None
             request = self._compiled.create_infer_request()
         try:
             indexed = {self._index[name]: value for name, value in feeds.items()}
@@ -79,15 +82,13 @@ class OpenVinoSession:
 
 def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> OpenVinoSession:
     """Load `files["model"]` (an IR with `files["weights"]`, or an ONNX file); without options as OpenVINO ships."""
-    check_options("openvino", options, OPTIONS)
-    for key, allowed in (("precision", PRECISIONS), ("hint", HINTS)):
-        if options.get(key) is not None and options[key] not in allowed:
-            raise InputError(f"option '{key}' of openvino is {options[key]!r}; it takes {', '.join(allowed)}.")
+    _check(options)
     return OpenVinoSession(files, specs, options, host.cores)
 
 
 def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
     """Convert an ONNX file to OpenVINO's IR, weights in their own precision, and see that the CPU takes it."""
+    _check(options)
     ov = library("openvino", "openvino")
     try:
         model = ov.Core().read_model(str(onnx))
@@ -95,6 +96,13 @@ def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
     except RuntimeError as error:
         raise EngineError(f"OpenVINO cannot convert {onnx.name}: {_reason(error)}") from error
     return {"model": out / "model.xml", "weights": out / "model.bin"}
+
+
+def _check(options: Options) -> None:
+    check_options("openvino", options, OPTIONS)
+    for key, allowed in (("precision", PRECISIONS), ("hint", HINTS)):
+        if options.get(key) is not None and options[key] not in allowed:
+            raise InputError(f"option '{key}' of openvino is {options[key]!r}; it takes {', '.join(allowed)}.")
 
 
 def _properties(options: Options, cores: int) -> dict[str, Any]:
@@ -108,10 +116,18 @@ def _properties(options: Options, cores: int) -> dict[str, Any]:
     }
 
 
-def _name(port: Any, wanted: list[str]) -> str:
+def _name(port: Any, specs: Sequence[TensorSpec]) -> str:
     """A port's name: of its several, the one that the manifest knows."""
-    known = sorted(port.get_names())
+    known, wanted = sorted(port.get_names()), {spec.name for spec in specs}
     return next((name for name in known if name in wanted), known[0] if known else "")
+
+
+def _dtype(port: Any) -> str | None:
+    """The numpy name of a port's element type; None for one that numpy has not."""
+    try:
+        return str(port.get_element_type().to_dtype().name)
+    except (RuntimeError, TypeError, ValueError):
+        return None
 
 
 def _reason(error: RuntimeError) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from runtime.engines import Options, check_names, check_options, library, onnx_files
+from runtime.engines import Options, check_options, check_specs, library, onnx_files
 from runtime.errors import EngineError
 from runtime.host import Host
 from runtime.tensors import Array, Specs
@@ -30,10 +30,12 @@ class ReferenceSession:
             self._evaluator: Any = ReferenceEvaluator(str(path))
         except Exception as error:  # it raises whatever the first line that does not fit raises
             raise EngineError(f"onnx's evaluator cannot load {path.name}: {error}") from error
-        self._outputs = list(self._evaluator.output_names)
-        weights = {tensor.name for tensor in self._evaluator.proto_.graph.initializer}
-        inputs = [name for name in self._evaluator.input_names if name not in weights]
-        check_names("onnx", specs, inputs, self._outputs)
+        graph = self._evaluator.proto_.graph
+        weights = {tensor.name for tensor in graph.initializer}
+        inputs = {value.name: _dtype(value) for value in graph.input if value.name not in weights}
+        outputs = {value.name: _dtype(value) for value in graph.output}
+        check_specs("ONNX", specs, inputs, outputs)
+        self._outputs = list(outputs)
 
     def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Outputs by name; see `runtime.engines.Session`."""
@@ -65,3 +67,11 @@ def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
     """There is nothing to compile: the file and its external data are copied."""
     check_options("reference", options, OPTIONS)
     return {role: Path(shutil.copyfile(part, out / part.name)) for role, part in onnx_files(onnx).items()}
+
+
+def _dtype(value: Any) -> str | None:
+    """The numpy name of a value's element type; None where the file does not say."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    kind = value.type.tensor_type.elem_type
+    return str(tensor_dtype_to_np_dtype(kind).name) if kind else None

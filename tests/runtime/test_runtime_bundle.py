@@ -399,6 +399,15 @@ def test_external_data_stays_beside_its_model(tmp_path):
         assert (read.path / model).with_name("model.onnx.data").read_bytes() == b"weights"
 
 
+def test_equal_weights_of_different_models_stay_beside_each(tmp_path):
+    plain, fused = large(tmp_path, "plain", b"weights"), large(tmp_path, "fused", b"weights")
+    entry = EngineEntry("fused", "onnxruntime", "onnxruntime", fused, fused["model"])
+    read = write(tmp_path, tmp_path / "bundle", engines=(entry,), fallback=Fallback(plain, {"reference": {}}))
+    for model, content in ((read.engines[0].files["model"], b"fused"), (read.fallback.files["model"], b"plain")):
+        assert (read.path / model).read_bytes() == content
+        assert (read.path / model).with_name("model.onnx.data").read_bytes() == b"weights"
+
+
 def test_the_weights_of_an_engine_and_of_its_source_are_kept_apart(tmp_path):
     """A fused file and its source are both `model.onnx` with `model.onnx.data`, of different bytes."""
     fused, source = large(tmp_path, "fused", b"fused weights"), large(tmp_path, "source", b"weights as they were")

@@ -79,6 +79,11 @@ def test_a_container_sees_its_quota_at_the_root_of_its_own_mount(files):
     assert host.cores() == 4
 
 
+def test_a_quota_counts_even_where_the_own_group_cannot_be_read(files):
+    files["/sys/fs/cgroup/cpu.max"] = "400000 100000"
+    assert host.cores() == 4
+
+
 @pytest.mark.parametrize(("quota", "cores"), [("-1", 16), ("250000", 3), ("10000", 1)])
 def test_cores_respect_the_quota_of_cgroup_version_1(files, quota, cores):
     files["/proc/self/cgroup"] = "4:memory:/m\n2:cpu,cpuacct:/docker/abc"
