@@ -67,7 +67,8 @@ def test_plain_is_built_and_runs_in_a_process_of_its_own(builder, tiny_onnx, tin
 def test_quantized_says_its_precision_and_its_noise(builder):
     found = builder.build(candidate(role="steps", steps=(Quantize(),)))
     assert "int8" in found.precision
-    assert [one.use for one in found.made] == ["simplify", "quantize_static"] and 10 < found.made[-1].signal_to_noise_db < 80
+    assert [one.use for one in found.made] == ["simplify", "quantize_static"]
+    assert 10 < found.made[-1].signal_to_noise_db < 80
     assert found.made[-1].notes == []
 
 
@@ -114,7 +115,8 @@ def test_other_settings_make_another_model(builder):
     first, second = (
         builder.build(candidate("onnxruntime", "steps", (Scaled(factor=factor),), "not here")) for factor in (1.0, 1.01)
     )
-    assert first.model.path != second.model.path and first.made[-1].signal_to_noise_db != second.made[-1].signal_to_noise_db
+    assert first.model.path != second.model.path
+    assert first.made[-1].signal_to_noise_db != second.made[-1].signal_to_noise_db
 
 
 def test_what_cannot_be_built_here_is_judged_by_its_file(builder, tiny_data):
