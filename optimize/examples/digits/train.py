@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-try:  # run as a script, from any folder
-    from data import splits
-    from model import build
-except ImportError:  # imported by `optimize demo`
+try:  # by `optimize demo`
     from .data import splits
     from .model import build
+except ImportError:  # as a script
+    from data import splits
+    from model import build
 
 EPOCHS, BATCH, PATIENCE, HELD_OUT = 14, 64, 5, 120
 
@@ -31,9 +31,9 @@ def train(weights: Path, seed: int = 0, progress: Callable[[int, int, str], None
     held_out, kept = shuffled[:HELD_OUT], shuffled[HELD_OUT:]
 
     net = build()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
     steps = -(-len(kept) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=EPOCHS * steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=EPOCHS * steps)
     best_loss, best_accuracy, best_state, waited = float("inf"), 0.0, copy.deepcopy(net.state_dict()), 0
     for epoch in range(EPOCHS):
         net.train()
@@ -52,7 +52,7 @@ def train(weights: Path, seed: int = 0, progress: Callable[[int, int, str], None
         if held_out_loss < best_loss:
             best_loss, best_accuracy, best_state, waited = held_out_loss, accuracy, copy.deepcopy(net.state_dict()), 0
         else:
-            waited += 1
+            waited += epoch >= EPOCHS // 2  # while the learning rate is high the loss may well go up
         progress(epoch + 1, EPOCHS, f"held-out accuracy {accuracy:.3f}")
         if waited >= PATIENCE:
             break
