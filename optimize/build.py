@@ -1,21 +1,29 @@
 """Make each candidate's ONNX file and engine, and see that the engine computes what its file says."""
 
+import copy
+import hashlib
+import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from optimize import steps
-from optimize.data import Splits
-from optimize.models import Axes, OnnxModel, TorchModel, measures
+from optimize import pruning, reproduce, steps
+from optimize.cache import Cache, address, digest
+from optimize.models import Axes, OnnxModel, TorchModel, measures, read_onnx
 from optimize.plan import Candidate
 from optimize.progress import Progress
+from optimize.recipe import Limits
 from optimize.report import Made
 from optimize.steps import Context, Settings
+from optimize.subject import Subject
+from optimize.usercode import split_place, user_files
 from optimize.verify import SAMPLES, judge, signal_to_noise, sized_feeds
 from runtime import contender, engines
+from runtime.bundle import sha256
 from runtime.contender import Contender, Worker
 from runtime.engines import describe, relative_error
 from runtime.errors import Error, StepError, WorkError
@@ -58,18 +66,44 @@ class Lost:
 
 
 class Builder:
-    """Makes models by steps, sharing what candidates have in common, and compiles them in processes of their own."""
+    """Makes models by steps, sharing what candidates have in common, and compiles them in processes of their own.
+
+    Args:
+        subject: what is optimized, with its data.
+        cache: where results of steps are kept.
+        versions: of all that takes part; another version is another result.
+        folder: for the engines.
+        failed: for what a candidate failed on.
+        log: where vendors' chatter goes.
+        progress: told what is being done.
+        limits: of compiling and the first answer.
+    """
 
     def __init__(
-        self, start: TorchModel | OnnxModel, splits: Splits, axes: Axes, folder: Path, log: Path, progress: Progress
-    ) -> None:
-        self._start = start
-        self._splits = splits
-        self._axes = axes
+        self, subject: Subject, cache: Cache, versions: Mapping[str, str], folder: Path, failed: Path, log: Path,
+        progress: Progress, limits: Limits | None = None,
+    ) -> None:  # fmt: skip
+        self._start = subject.model
+        self._splits = subject.splits
+        self._axes = subject.axes
+        self._cache = cache
+        self._common = {
+            "data": {name: facts.sha256 for name, facts in subject.facts.splits.items() if name != "test"},
+            "axes": subject.axes,
+            "inputs": [spec.to_json() for spec in subject.inputs],
+            "versions": dict(versions),
+        }
+        self._root = _origin(subject.model)
         self._folder = folder
+        self._failed = failed
         self._log = log
+        limits = limits or Limits()
+        self._limits: dict[str, Any] = {
+            "limit_s": limits.seconds,
+            "memory_bytes": int((limits.memory_gib or 0) * 2**30),
+        }
         self._progress = progress
-        self._made: dict[tuple[str, ...], tuple[TorchModel | OnnxModel, tuple[Made, ...]] | StepError] = {}
+        self._made: dict[str, tuple[TorchModel | OnnxModel, Made] | StepError] = {}
 
     def build(self, candidate: Candidate) -> Built | Lost:
         """One candidate.
@@ -86,22 +120,29 @@ class Builder:
         if candidate.why_not:
             return self._as_source(candidate, model, made)
         self._progress.say(f"compile {candidate.name}")
+        try:
+            built = self._compile(candidate, model, made)
+        except WorkError as error:
+            built = Lost("failed", str(error))
+        if isinstance(built, Lost):
+            script = reproduce.keep(self._failed, candidate, model, built.status, built.reason)
+            return replace(built, reason=f"{built.reason} (python {script} shows it again)")
+        return built
+
+    def _compile(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...]) -> Built | Lost:
         out = self._folder / "engines" / candidate.name
         engine, options = candidate.target.engine, dict(candidate.options)
-        try:
-            files = contender.call(
-                "runtime.worker:compile_engine", self._log,
-                engine=engine, onnx=str(model.path), out=str(out), options=options,
-            )  # fmt: skip
-            opened = _contender(candidate.name, engine, files, model, options)
-            counts, answer = self._answer(opened, model)
-        except WorkError as error:
-            return Lost("failed", str(error))
+        files = contender.call(
+            "runtime.worker:compile_engine", self._log, **self._limits,
+            engine=engine, onnx=str(model.path), out=str(out), options=options,
+        )  # fmt: skip
+        opened = _contender(candidate.name, engine, files, model, options)
+        with Worker.start(opened, self._feeds(model), self._log, **self._limits) as worker:
+            counts, answer = worker.precision(), worker.outputs
         formats = [engines.get(engine).TOLERANCE.get(name, 0.0) for name in counts]
         if lost := _disagrees(answer, judge(model).run(self._feeds(model)), max(formats, default=0.0) or 1e-3):
             return lost
-        paths = {role: Path(file) for role, file in files.items()}
-        return Built(model, paths, opened, describe(counts), made)
+        return Built(model, {role: Path(file) for role, file in files.items()}, opened, describe(counts), made)
 
     def _as_source(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...]) -> Built:
         """No engine: its file on ONNX Runtime says how accurate it will be."""
@@ -109,48 +150,77 @@ class Builder:
         return Built(model, {}, opened, "", made)
 
     def _steps(self, candidate: Candidate) -> tuple[OnnxModel, tuple[Made, ...]]:
-        model, history = self._start, tuple[Made, ...]()
-        key: tuple[str, ...] = ()
+        model, history, place = self._start, tuple[Made, ...](), self._root
         for step in candidate.steps:
             name = steps.name_of(step)
-            key += (name, step.model_dump_json(), repr(candidate.scheme) if step.scheme_matters else "")
-            if key not in self._made:
+            place = address(
+                given=place,
+                step=f"{type(step).__module__}.{type(step).__qualname__}",
+                settings=step.model_dump(mode="json"),
+                code=_code(step),
+                scheme=asdict(candidate.scheme) if step.scheme_matters else None,
+                **self._common,
+            )
+            if place not in self._made:
                 self._progress.say(f"{name} for {candidate.name}" if step.scheme_matters else name)
                 try:
-                    model, made = self._step(step, model, candidate)
-                    self._made[key] = model, (*history, made)
+                    self._made[place] = self._kept(place, step, model, candidate)
                 except Error as error:
                     after = f" after {', '.join(one.use for one in history)}" if history else ""
                     failed = StepError(f"the step '{name}'{after}: {error}")
-                    self._made[key] = failed
+                    self._made[place] = failed
                     raise failed from error
-            found = self._made[key]
+            found = self._made[place]
             if isinstance(found, StepError):
                 raise found
-            model, history = found
+            model, history = found[0], (*history, found[1])
         assert isinstance(model, OnnxModel)  # `steps.complete` saw to it
         return model, history
 
+    def _kept(
+        self, place: str, step: Settings, model: TorchModel | OnnxModel, candidate: Candidate
+    ) -> tuple[TorchModel | OnnxModel, Made]:
+        """A step's result out of the cache, made and put there first where it is not in it."""
+        with self._cache.making(place) as room:
+            entry = self._cache.get(place)
+            known = entry is not None
+            if entry is None:
+                result, made = self._step(step, model, candidate, room)
+                shutil.rmtree(room / "result", ignore_errors=True)  # of a run that was killed just here
+                self._store(result, room / "result")
+                entry = self._cache.put(place, room / "result", made.model_dump(mode="json"))
+            made = Made.model_validate({**entry.facts, "cached": known})
+            if steps.gives(step) is OnnxModel:
+                return read_onnx(next(entry.folder.glob("*.onnx"))), made
+            assert isinstance(self._start, TorchModel)
+            return pruning.load(entry.folder, copy.deepcopy(self._start.module)), made
+
+    def _store(self, result: TorchModel | OnnxModel, folder: Path) -> None:
+        """Put a result's files into a folder; an ONNX file keeps its name, by which it finds its external data."""
+        if isinstance(result, TorchModel):
+            pruning.save(result, folder, self._axes)
+            return
+        folder.mkdir()
+        for part in engines.onnx_files(result.path).values():
+            shutil.copyfile(part, folder / part.name)
+
     def _step(
-        self, step: Settings, model: TorchModel | OnnxModel, candidate: Candidate
+        self, step: Settings, model: TorchModel | OnnxModel, candidate: Candidate, folder: Path
     ) -> tuple[TorchModel | OnnxModel, Made]:
         begun = time.monotonic()
-        folder = self._folder / "models" / f"{len(self._made)}-{steps.name_of(step)}"
-        folder.mkdir(parents=True)  # a new one each time: what was made, or failed, is remembered
-        context = Context(self._splits.calibrate, self._axes, candidate.scheme, folder)
+        context = Context(
+            self._splits.calibrate, self._axes, candidate.scheme, folder,
+            original=self._start if isinstance(self._start, TorchModel) else None,
+            validate=self._splits.validate, progress=self._progress.count,
+        )  # fmt: skip
         result = step(model, context)
         ratio = None
         if not step.exact and isinstance(model, OnnxModel) and isinstance(result, OnnxModel):
             ratio = self._signal_to_noise(model, result)
             if ratio < COLLAPSED_DB:
                 context.notes.append(f"{steps.name_of(step)}: little of the signal is left ({ratio:.1f} dB)")
-        return result, Made(
-            use=steps.name_of(step),
-            seconds=time.monotonic() - begun,
-            **measures(result),
-            signal_to_noise_db=ratio,
-            notes=context.notes,
-        )
+        done = {"use": steps.name_of(step), "seconds": time.monotonic() - begun, "signal_to_noise_db": ratio}
+        return result, Made.model_validate({**done, **measures(result, self._axes), "notes": context.notes})
 
     def _signal_to_noise(self, before: OnnxModel, after: OnnxModel) -> float:
         feeds = self._feeds(before)
@@ -160,13 +230,28 @@ class Builder:
                 raise StepError(f"its result gives NaN or infinity in the output '{name}' on calibration data")
         return min(signal_to_noise(got, wanted), EXACT_DB)
 
-    def _answer(self, opened: Contender, model: OnnxModel) -> tuple[dict[str, int], Mapping[str, Array]]:
-        worker = Worker.start(opened, self._feeds(model), self._log)
-        with worker:
-            return worker.precision(), worker.outputs
-
     def _feeds(self, model: OnnxModel) -> dict[str, Array]:
         return sized_feeds(self._splits.calibrate, model.specs.inputs, batch_of(model, self._axes, SAMPLES))
+
+
+def _origin(model: TorchModel | OnnxModel) -> str:
+    """The address of what the user gave: weights and buffers, and every file of theirs that building it imported."""
+    if isinstance(model, OnnxModel):
+        return digest(list(engines.onnx_files(model.path).values()))
+    import torch
+
+    weights = hashlib.sha256()
+    for name, value in model.module.state_dict().items():
+        weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        flat = value.detach().cpu().contiguous().flatten()
+        weights.update(flat.view(torch.uint8).numpy().data)  # bytes, since numpy has no bfloat16
+    return address(weights=weights.hexdigest(), code=[sha256(path) for path in user_files()])
+
+
+def _code(step: Settings) -> list[str]:
+    """The sha256 of every file of the user's that a step's settings name as file.py:function."""
+    texts = [value for value in step.model_dump().values() if isinstance(value, str) and ".py:" in value]
+    return [sha256(split_place(text)[0]) for text in texts]
 
 
 def batch_of(model: OnnxModel, axes: Axes, wanted: int) -> int:

@@ -54,7 +54,7 @@ def _command(function: Callable[P, int]) -> Callable[P, None]:
             typer.echo(f"error: {error}", err=True)
             code = 2 if isinstance(error, InputError) else 3
         except KeyboardInterrupt:
-            typer.echo("interrupted; nothing was chosen, and what was written before is as it was.", err=True)
+            typer.echo("interrupted; earlier results are as they were. To go on, run the same again.", err=True)
             code = 130
         except BrokenPipeError:  # the reader of our output has gone, `| head` say
             code = 0
@@ -99,21 +99,13 @@ def run(
     json: Json = False,
 ) -> int:
     """Make, measure and choose candidates, and write the bundle and the report."""
-    from optimize import flags, recipe
     from optimize.pipeline import run
-    from runtime.errors import InputError
 
-    given = {
-        "data": data, "target": target, "metric": metric, "better": better, "weights": weights, "shape": shape,
-        "max_drop": max_drop, "objective": objective, "trust": trust or None,
-    }  # fmt: skip
-    if model.endswith(".toml"):
-        if used := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:
-            raise InputError(f"{', '.join(used)} with a recipe: write it there, or use --set KEY=VALUE.")
-        asked = recipe.load(Path(model), set_ or ())
-    else:
-        asked = flags.to_recipe(model, given, set_ or ())
-    return _show(run(asked, out=out, strict=strict), out, json)
+    report = run(
+        model, out=out, changes=set_ or (), strict=strict, data=data, targets=target, metric=metric, better=better,
+        weights=weights, shape=shape, max_drop=max_drop, objective=objective, trust=trust,
+    )  # fmt: skip
+    return _show(report, out, json)
 
 
 @_command
@@ -209,6 +201,28 @@ def doctor(json: Json = False) -> int:
     from optimize import doctor
 
     _print(doctor.examine(), json)
+    return 0
+
+
+@_command
+def cache(
+    action: Annotated[str, typer.Argument(help="ls, or clean.", metavar="ls|clean")],
+    keep: Annotated[float, typer.Option(min=0.0, help="MiB to keep when cleaning: what was used last.")] = 0.0,
+    json: Json = False,
+) -> int:
+    """Print or clean the results of steps that later runs take up again."""
+    from optimize.cache import Cache, default_folder
+    from runtime.errors import InputError
+
+    kept = Cache(default_folder())
+    if action not in ("ls", "clean"):
+        raise InputError(f"optimize cache takes ls or clean; got '{action}'.")
+    if action == "clean":
+        _print({"folder": str(kept.folder), "bytes_freed": kept.clean(int(keep * 2**20))}, json)
+        return 0
+    entries = {name[:12]: {"step": facts.get("use", ""), "bytes": size} for name, facts, size, _ in kept.entries()}
+    total = sum(row["bytes"] for row in entries.values())
+    _print({"folder": str(kept.folder), "entries": len(entries), "bytes": total, "results": entries or "none"}, json)
     return 0
 
 

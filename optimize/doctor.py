@@ -20,6 +20,7 @@ def examine() -> dict[str, Any]:
         notes.append("bf16: OpenVINO would take it by itself; here f32 is asked for, and its own way is a candidate")
     if host.governor not in (None, "performance"):
         notes.append(f"the governor is '{host.governor}'; for steady timings: cpupower frequency-set -g performance")
+    notes += [f"{name}: {words}" for name in targets.names() if (words := targets.get(name).unproven)]
     return {
         "machine": f"{host.cpu}, {host.cores} cores, {host.memory_bytes / 2**30:.1f} GiB, {host.system}",
         "instruction_sets": list(host.instruction_sets),

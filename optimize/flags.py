@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +27,39 @@ AXIS = {"min": 1, "best": 1, "max": 16}
 _SHAPE = re.compile(r"^(?:(?P<name>[^=:,]+)=)?(?P<sizes>[^=:]+)(?::(?P<dtype>\w+))?$")
 
 
-def to_recipe(model: str, given: Mapping[str, Any], changes: Sequence[str]) -> Recipe:
+def to_recipe(
+    model: str, *, data: str | Path | None = None, targets: Sequence[str] = (), metric: str | None = None,
+    better: str | None = None, weights: str | Path | None = None, shape: Sequence[str] = (),
+    max_drop: float | str | None = None, objective: str | None = None, trust: bool = False,
+    changes: Sequence[str] = (),
+) -> Recipe:  # fmt: skip
     """What `optimize run MODEL --data DATA ...` asks for: int8 on every target named, or on all that build here.
 
     Raises:
         InputError: as `recipe.from_table`, or there is no data.
     """
-    if not given["data"]:
+    if not data:
         raise InputError(f"which data? optimize run {model} --data data.npz (or --data file.py:callable)")
-    inputs = {spec.name: {"shape": list(spec.shape), "dtype": spec.dtype} for spec in shapes(given["shape"] or [])}
+    inputs = {spec.name: {"shape": list(spec.shape), "dtype": spec.dtype} for spec in shapes(shape)}
     axes = {size for one in inputs.values() for size in one["shape"] if isinstance(size, str)}
-    wanted = given["target"] or [
-        name for name in target_folder.names() if name != "reference" and target_folder.get(name).why_not() is None
-    ]
+    buildable = (name for name in target_folder.names() if target_folder.get(name).why_not() is None)
+    wanted = targets or [name for name in buildable if name != "reference"]
     if not wanted:
         raise InputError("no target can be built here: pip install 'edge-optimize[all]', or see `optimize doctor`.")
+    limits = {"max_drop": max_drop, "objective": objective}
     table: dict[str, Any] = {
         "model": {
-            _key(model): model, "weights": given["weights"], "trust": bool(given["trust"]), "inputs": inputs,
+            _key(model): model,
+            "weights": str(weights) if weights else None,
+            "trust": trust,
+            "inputs": inputs,
             "axes": {name: dict(AXIS) for name in axes},
         },
-        "data": {_key(given["data"]): given["data"], "metric": given["metric"], "better": given["better"]},
+        "data": {_key(str(data)): str(data), "metric": metric, "better": better},
         "steps": [{"use": "quantize_static"}],
         "targets": {name: {} for name in wanted},
-        "constraints": {key: given[key] for key in ("max_drop", "objective") if given[key]},
-    }  # fmt: skip
+        "constraints": {key: value for key, value in limits.items() if value is not None},
+    }
     for change in changes:
         recipe.change(table, change)
     return recipe.from_table(table, Path())

@@ -1,6 +1,7 @@
 """The output folder: is it ours to write, and the log file in it, which takes what vendors print."""
 
 import contextlib
+import fcntl
 import logging
 import os
 import sys
@@ -11,27 +12,37 @@ from typing import TextIO
 
 from runtime.errors import InputError
 
-MARKS = ("log.txt", "report.json", "bundle")  # what an earlier run of ours leaves
 LOG = "log.txt"
+_LOCK = ".lock"
+MARKS = (LOG, "report.json", "bundle", _LOCK)  # what an earlier run of ours leaves
 
 
-def claim(out: Path) -> Path:
-    """Make the output folder; one that holds something else is refused.
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[Path]:
+    """Hold the output folder, made where it is not there; one that holds something else is refused.
 
     Raises:
-        InputError: it is a file, is not empty and not of an earlier run, or may not be written.
+        InputError: it is a file, is not empty and not of an earlier run, may not be written, or another run holds it.
     """
     try:
         if out.is_dir() and any(out.iterdir()) and not any((out / mark).exists() for mark in MARKS):
             raise InputError(f"the folder {out} is not empty and not from an earlier run; choose another with --out.")
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / LOG
-        probe.touch()
+        lock = (out / _LOCK).open("w")
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{out} is a file, not a folder; choose another with --out.") from error
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror}; choose another with --out.") from error
-    return out
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            held = f"another run is writing into {out}; wait for it, or choose another with --out."
+            raise InputError(held) from error
+        try:
+            yield out
+        finally:
+            (out / _LOCK).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """What steps take and return: a model in torch, or one in an ONNX file on disk."""
 
+import logging
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,43 @@ from runtime.tensors import Specs, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
-    from torch import nn
+    from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 EXTERNAL_DATA_BYTES = 1_500_000_000  # protobuf ends at 2 GB; weights above this lie in a file beside
 
 
+Axes = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What pruning took out of a module: some output channels of a layer with all that hangs on them, or a block.
+
+    Attributes:
+        name: of the layer, or of the block.
+        channels: as they were counted before this removal; None where the whole block was replaced by nothing.
+    """
+
+    name: str
+    channels: tuple[int, ...] | None = None
+
+
 @dataclass(frozen=True)
 class TorchModel:
-    """A module in eval mode and what it takes."""
+    """A module in eval mode and what it takes.
+
+    Attributes:
+        masks: parameter name to a bool tensor of its shape: where it is False the weight is zero, and training that
+            follows keeps it so.
+        history: what was removed, in order; replayed on a fresh build it gives this module's shape.
+    """
 
     module: "nn.Module"
     inputs: tuple[TensorSpec, ...]
+    masks: Mapping[str, "Tensor"] = field(default_factory=dict)
+    history: tuple[Removal, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,9 +58,6 @@ class OnnxModel:
 
     path: Path
     specs: Specs
-
-
-Axes = Mapping[str, Mapping[str, int]]
 
 
 def read_onnx(path: Path) -> OnnxModel:
@@ -85,12 +109,17 @@ def strip(model: "onnx.ModelProto") -> None:
             del message.metadata_props[:]
 
 
-def measures(model: TorchModel | OnnxModel) -> dict[str, int]:
-    """`parameters` and `size_bytes` of a model; an ONNX file's as it lies on disk."""
+def measures(model: TorchModel | OnnxModel, axes: Axes | None = None) -> dict[str, int]:
+    """`parameters` and `size_bytes` of a model, an ONNX file's as it lies on disk; of a torch model also `macs`.
+
+    These are multiplications of one call at the smallest sizes (batch 1), left out where the module does not run so.
+    """
     if isinstance(model, TorchModel):
         values = list(model.module.parameters())
         size = sum(value.numel() * value.element_size() for value in values)
-        return {"parameters": sum(value.numel() for value in values), "size_bytes": size}
+        found = {"parameters": sum(value.numel() for value in values), "size_bytes": size}
+        count = macs(model, axes or {})
+        return found if count is None else {**found, "macs": count}
     import onnx
 
     proto = onnx.load(model.path, load_external_data=False)
@@ -99,6 +128,33 @@ def measures(model: TorchModel | OnnxModel) -> dict[str, int]:
         "parameters": sum(sizes),
         "size_bytes": sum(part.stat().st_size for part in onnx_files(model.path).values()),
     }
+
+
+def zeros(inputs: Sequence[TensorSpec], axes: Axes) -> "list[Tensor]":
+    """Arguments full of zeros, named axes at their smallest size (1 where nothing is said of them)."""
+    import torch
+
+    shapes = [[n if isinstance(n, int) else axes.get(n, {}).get("min", 1) for n in spec.shape] for spec in inputs]
+    return [torch.zeros(shape, dtype=getattr(torch, spec.dtype)) for shape, spec in zip(shapes, inputs, strict=True)]
+
+
+def macs(model: TorchModel, axes: Axes) -> int | None:
+    """Multiply-accumulates of one call in convolutions and matrix products; None where the module does not run."""
+    try:
+        return multiplications(model.module, zeros(model.inputs, axes))
+    except Exception:  # a user's module may refuse zeros, or these sizes; then the figure is left out
+        log.info("multiplications could not be counted", exc_info=True)
+        return None
+
+
+def multiplications(module: "nn.Module", arguments: "Sequence[Tensor]") -> int:
+    """Multiply-accumulates of this call in convolutions and matrix products; raises what the module raises."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(*arguments)
+    return int(counter.get_total_flops()) // 2
 
 
 def _inside(model: "onnx.ModelProto") -> Iterator[Any]:

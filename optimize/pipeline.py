@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from optimize import judge, plan, recipe, select
+from optimize import judge, plan, recipe, reproduce, select
 from optimize.build import Builder, Built, Lost
+from optimize.cache import Cache, default_folder
 from optimize.evaluate import evaluate
-from optimize.folder import LOG, chatter_to, claim
+from optimize.flags import to_recipe
+from optimize.folder import LOG, chatter_to, claimed
 from optimize.pack import write_bundle
 from optimize.plan import Candidate, role_of
 from optimize.progress import Progress
 from optimize.recipe import Recipe
-from optimize.report import Headline, Report, Row, json, markdown
+from optimize.report import Headline, Report, Row, html, json, markdown
 from optimize.select import Choice
 from optimize.steps import name_of
 from optimize.subject import Subject, prepare
@@ -36,6 +38,8 @@ DISTRIBUTIONS = (
 )  # fmt: skip
 
 ORIGINAL = "original"
+FAILED = "failed"
+_WORK = ".work-"
 
 Rows = dict[str, Row]  # by name, the original's among them
 
@@ -53,15 +57,24 @@ class _Run:
 
 
 def run(
-    what: Recipe | str | Path, *, out: str | Path = "optimized", strict: bool = False, silent: bool = False
+    what: Recipe | str | Path,
+    *,
+    out: str | Path = "optimized",
+    changes: Sequence[str] = (),
+    strict: bool = False,
+    silent: bool = False,
+    **flags: Any,
 ) -> Report:
-    """Do what a recipe says; write DIR/bundle, report.json, report.md and log.txt.
+    """Do what a recipe says; write DIR/bundle, report.html, report.json, report.md and log.txt.
 
     Args:
-        what: a recipe, or the path of one.
+        what: a recipe, the path of one, or a model (`model.onnx`, `file.py:callable`) with what it needs in `flags`.
         out: the folder; what an earlier run left there is replaced when this one has its result.
+        changes: KEY=VALUE in the recipe, as the command line's --set has them.
         strict: a verdict `cannot tell` counts as a constraint that is not met.
         silent: no progress on standard error.
+        flags: for a model: `data`, `targets`, `metric`, `better`, `weights`, `shape`, `max_drop`, `objective`, `trust`,
+            as `flags.to_recipe` has them.
 
     Returns:
         The report; its `exit_code` is 0, or 1 where a constraint is not met.
@@ -70,25 +83,36 @@ def run(
         InputError: something given cannot be used; nothing was written.
         WorkError: the work failed; log.txt says more.
     """
-    asked = what if isinstance(what, Recipe) else recipe.load(Path(what))
+    given = {name: value for name, value in flags.items() if value}
+    if isinstance(what, Recipe) or str(what).endswith(".toml"):
+        if given:
+            said = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise InputError(f"{said} with a recipe: write it there, or use --set KEY=VALUE.")
+        asked = what if isinstance(what, Recipe) else recipe.load(Path(what), changes)
+    else:
+        asked = to_recipe(str(what), changes=changes, **given)
     existed = Path(out).exists()
-    folder = claim(Path(out))
-    work = Path(tempfile.mkdtemp(prefix=".work-", dir=folder))
-    keep_log = True
-    try:
-        with chatter_to(work / LOG) as screen, contextlib.closing(Progress(STAGES, screen, silent)) as progress:
-            return _whole_way(asked, folder, work, progress, strict)
-    except InputError:
-        keep_log = False
-        raise
-    except OSError as error:
-        raise WorkError(f"{error.strerror or error}: {error.filename or folder}") from error
-    finally:
-        if keep_log and (work / LOG).exists():
-            shutil.copyfile(work / LOG, folder / LOG)
-        shutil.rmtree(work, ignore_errors=True)
-        if not keep_log and not existed:
-            shutil.rmtree(folder, ignore_errors=True)
+    with claimed(Path(out)) as folder:
+        work = Path(tempfile.mkdtemp(prefix=_WORK, dir=folder))
+        for left in folder.glob(f"{_WORK}*"):  # of a run that was killed: this one holds the folder now
+            if left != work:
+                shutil.rmtree(left, ignore_errors=True)
+        written = True
+        try:
+            with chatter_to(work / LOG) as screen, contextlib.closing(Progress(STAGES, screen, silent)) as progress:
+                return _whole_way(asked, folder, work, progress, strict)
+        except InputError:
+            written = False
+            raise
+        except OSError as error:
+            raise WorkError(f"{error.strerror or error}: {error.filename or folder}") from error
+        finally:
+            if written and (work / LOG).exists():
+                with contextlib.suppress(OSError):  # a full disk has been said already
+                    shutil.copyfile(work / LOG, folder / LOG)
+            shutil.rmtree(work, ignore_errors=True)
+            if not written and not existed:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict: bool) -> Report:
@@ -99,7 +123,11 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     candidates = plan.expand(asked, machine)
 
     progress.stage("make the candidates")
-    built, rows = _build(candidates, Builder(subject.model, subject.splits, subject.axes, work, log, progress))
+    versions = host.versions(DISTRIBUTIONS)
+    shutil.rmtree(out / FAILED, ignore_errors=True)
+    kept = Cache(default_folder())
+    builder = Builder(subject, kept, versions, work, out / FAILED, log, progress, asked.limits)
+    built, rows = _build(candidates, builder)
     run = _Run(asked, subject, candidates, built, log, progress)
 
     progress.stage("accuracy on validate")
@@ -131,13 +159,18 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     rows = _latency(rows, screening, last.margin)  # the machine's floor is known now: the first look may claim no more
     headline, rows = _headline(run, rows, last, chosen)
 
+    for candidate in candidates:
+        row = rows[candidate.name]
+        if candidate.name in built and row.status in ("failed", "wrong"):
+            reproduce.keep(out / FAILED, candidate, built[candidate.name].model, row.status, row.reason)
+
     progress.stage("write the bundle")
     picked = [rows[name] for name in chosen.values()]
     exceeds = any(row.accuracy and row.accuracy.verdict == "exceeds" for row in picked)
     untold = any(row.validate_ and row.validate_.verdict == "cannot tell" for row in picked)
     unmet = any(choice.closest or not choice.name for choice in choices.values())
     report = Report(
-        made_with=host.versions(DISTRIBUTIONS),
+        made_with=versions,
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine=machine.to_json(),
         recipe=asked.plain(),
@@ -159,7 +192,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
         exit_code=1 if unmet or exceeds or (strict and untold) else 0,
         bundle="bundle" if chosen else None,
     )
-    written = [json.write(report, work), markdown.write(report, work)]
+    written = [form.write(report, work) for form in (html, json, markdown)]
     if chosen:
         write_bundle(out / "bundle", report, candidates, built, subject, written)
     for file in written:

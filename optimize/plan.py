@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import targets as target_folder
+from optimize.models import OnnxModel
 from optimize.recipe import Recipe
-from optimize.steps import Settings
+from optimize.steps import Settings, takes
 from runtime.host import Host
 from targets import Scheme, Target
 
@@ -34,10 +35,13 @@ def expand(recipe: Recipe, host: Host) -> list[Candidate]:
     """The candidates of a recipe, target by target.
 
     The exact steps make the plain model; where the recipe has no others, that is all there is beside the vendor's
-    default. Of a target that cannot be built here only the steps are kept: they travel as a source.
+    default. Where it changes the model both in torch and in ONNX, the latter alone is a candidate too: one sees what
+    pruning brings over quantizing by itself. Of a target that cannot be built here only the steps are kept: they
+    travel as a source.
     """
     steps = recipe.all_steps()
     exact = tuple(step for step in steps if step.exact)
+    late = tuple(step for step in steps if step.exact or takes(step) is OnnxModel)
     found: list[Candidate] = []
     for name, asked in recipe.targets.items():
         target = target_folder.get(name)
@@ -47,6 +51,8 @@ def expand(recipe: Recipe, host: Host) -> list[Candidate]:
         made = [plain]
         if target.vendor != options:
             made.append(Candidate(f"{name}-default", "vendor", target, exact, target.vendor, scheme, why_not))
+        if exact != late != steps and _label(late) != _label(steps):
+            made.append(Candidate(f"{name}-{_label(late)}", "steps", target, late, options, scheme, why_not))
         if steps != exact:
             made.append(Candidate(f"{name}-{_label(steps)}", "steps", target, steps, options, scheme, why_not))
         found += [made[-1] if steps != exact else plain] if why_not else made
@@ -63,4 +69,5 @@ def role_of(candidates: Sequence[Candidate], target: str, role: str) -> Candidat
 
 
 def _label(steps: Sequence[Settings]) -> str:
-    return "-".join(step.label for step in steps if step.label)
+    """Each word once: pruned by channels and by blocks is `pruned`."""
+    return "-".join(dict.fromkeys(step.label for step in steps if step.label))

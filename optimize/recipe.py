@@ -106,6 +106,13 @@ class Measure(_Table):
     seed: int = 0
 
 
+class Limits(_Table):
+    """[limits]: of one candidate's compiling and first answer; a candidate that goes over them has failed."""
+
+    seconds: float = Field(default=1800.0, gt=0)
+    memory_gib: float | None = Field(default=None, gt=0)
+
+
 class Recipe(_Table):
     """All that a run needs to know; paths in it are relative to `folder`."""
 
@@ -116,6 +123,7 @@ class Recipe(_Table):
     targets: dict[str, dict[str, Any]] = Field(min_length=1)
     constraints: Constraints = Constraints()
     measure: Measure = Measure()
+    limits: Limits = Limits()
 
     @field_validator("steps", mode="before")
     @classmethod
@@ -154,9 +162,10 @@ class Recipe(_Table):
         return self._resolve(name) if name and ":" in name else name
 
     def all_steps(self) -> tuple[Settings, ...]:
-        """The steps with export and simplify put in; raises InputError for an order that cannot be."""
+        """The steps with export and simplify put in, paths absolute; raises InputError for an order that cannot be."""
         source = self.model.source or sources.detect(_place("model", self.model))
-        return steps.complete(self.steps, TorchModel if source == "torch" else OnnxModel)
+        listed = [step.resolved(self._resolve) for step in self.steps]
+        return steps.complete(listed, TorchModel if source == "torch" else OnnxModel)
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, the steps with their names."""

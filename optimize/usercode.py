@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -62,3 +63,17 @@ def _load(path: Path, what: str) -> ModuleType:
             raise
         raise InputError(f"{path} raised {type(error).__name__} when imported: {error}") from error
     return module
+
+
+def user_files() -> list[Path]:
+    """The Python files that were imported and belong to neither Python, nor a package, nor us: the user's own."""
+    places = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    found = set()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not file or name.partition(".")[0] in ("optimize", "runtime", "targets", "__main__"):
+            continue
+        path = Path(file).resolve()
+        if path.suffix == ".py" and path.is_file() and not any(path.is_relative_to(place) for place in places):
+            found.add(path)
+    return sorted(found)

@@ -39,7 +39,8 @@ class Worker:
     """One process with one contender in it.
 
     Every method raises the error that happened inside, or EngineError where the process died or hung; it is then
-    gone and cannot be used again.
+    gone and cannot be used again. An answer may take `limit_s` seconds, and the process `memory_bytes` of memory (0: no
+    limit).
 
     Attributes:
         outputs: of the first call, where the worker was started with a contender.
@@ -51,14 +52,22 @@ class Worker:
     cold_start_ms: float = 0.0
     stages: Mapping[str, float] = MappingProxyType({})
 
-    def __init__(self, name: str = "worker", log: Path | None = None, limit_s: float = LIMIT_S) -> None:
+    def __init__(
+        self, name: str = "worker", log: Path | None = None, limit_s: float = LIMIT_S, memory_bytes: int = 0
+    ) -> None:
         self.name = name
         self._limit_s = limit_s
         log_stream = log.open("ab") if log else subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(
                 # -P: no folder of the user's before ours on sys.path, so that no `types.py` of theirs is ours
-                [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), "-m", "runtime.worker"],
+                [
+                    sys.executable,
+                    *(["-P"] if sys.version_info >= (3, 11) else []),
+                    "-m",
+                    "runtime.worker",
+                    str(memory_bytes),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_stream,
@@ -70,10 +79,17 @@ class Worker:
                 log_stream.close()  # type: ignore[union-attr]  # it is a file where there is a log
 
     @classmethod
-    def start(cls, contender: Contender, feeds: Mapping[str, Array], log: Path | None = None) -> "Worker":
+    def start(
+        cls,
+        contender: Contender,
+        feeds: Mapping[str, Array],
+        log: Path | None = None,
+        limit_s: float = LIMIT_S,
+        memory_bytes: int = 0,
+    ) -> "Worker":
         """Start a process, load the contender and make the first call, all on the clock."""
         started = time.perf_counter()
-        worker = cls(contender.name, log)
+        worker = cls(contender.name, log, limit_s, memory_bytes)
         try:
             worker.stages, worker.outputs = worker.ask(
                 {
@@ -161,9 +177,11 @@ class Worker:
         self.close()
 
 
-def call(function: str, log: Path | None = None, limit_s: float = 3600.0, **arguments: Any) -> Any:
+def call(
+    function: str, log: Path | None = None, limit_s: float = 3600.0, memory_bytes: int = 0, **arguments: Any
+) -> Any:
     """Run a function of JSON values in a process of its own, so that a vendor's crash ends that process only."""
-    with Worker(function, log, limit_s) as worker:
+    with Worker(function, log, limit_s, memory_bytes) as worker:
         return worker.call(function, **arguments)
 
 

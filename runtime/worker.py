@@ -135,12 +135,17 @@ def _named(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def main() -> None:
+def main(memory_bytes: int = 0) -> None:
     """Speak over the real standard output; whatever a vendor prints goes to standard error, which is the log."""
+    if memory_bytes:
+        import resource
+
+        # data, not address space: libraries map far more than they use
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     serve(sys.stdin.buffer, sink)
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 0)

@@ -55,6 +55,7 @@ class Target:
         options: what a recipe may set, name to type; all are the engine's own but `cpu`.
         plain: the engine options of an unoptimized fp32 model.
         vendor: those of the engine as its vendor ships it.
+        unproven: what of it was never tried, said to whoever is about to rely on it; empty where all was.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Target:
     options: Mapping[str, type]
     plain: Mapping[str, Any]
     vendor: Mapping[str, Any]
+    unproven: str = ""
 
     def engine_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The plain options, with what a recipe asks for on top.

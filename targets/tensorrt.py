@@ -1,7 +1,28 @@
 """TensorRT on NVIDIA GPUs. It takes precision from the graph alone: Q/DQ and casts, no calibrator, no flags."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.engines import _cuda, _tensorrt_vendor
+from runtime.errors import EngineMissing
 from runtime.host import Host, facts
+from runtime.tensors import Specs
 from targets import Scheme, Target, missing
+
+# option of the engine, limit of the axis, and what is taken where the recipe says nothing of it
+_LIMITS = (("min", "min", 1), ("opt", "best", 1), ("max", "max", 16))
+
+
+def profiles(specs: Specs, axes: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """The engine's option `profiles` for a recipe's axes: name to `min`, `best`, `max`."""
+    return {
+        spec.name: {
+            option: [one if isinstance(one, int) else axes.get(one, {}).get(limit, default) for one in spec.shape]
+            for option, limit, default in _LIMITS
+        }
+        for spec in specs.inputs
+        if any(isinstance(length, str) for length in spec.shape)
+    }
 
 
 def _scheme(cpu: str, host: Host) -> Scheme:
@@ -16,12 +37,13 @@ def _scheme(cpu: str, host: Host) -> Scheme:
 
 
 def _why_not() -> str | None:
-    lacking = missing("tensorrt", "tensorrt")
-    if lacking:
-        return lacking
-    if not facts().gpus:
+    try:
+        _tensorrt_vendor.find()
+    except EngineMissing as error:
+        return str(error)
+    if not facts().gpus and not _cuda.devices():  # Jetsons have no nvidia-smi before JetPack 6
         return "TensorRT builds for the GPU it runs on, and none is here: run on the device, or see nvidia-smi"
-    return "this version of edge-optimize does not compile TensorRT engines yet: pip install --upgrade edge-optimize"
+    return missing("cuda.bindings.runtime", "tensorrt")
 
 
 TARGET = Target(
@@ -29,7 +51,11 @@ TARGET = Target(
     engine="tensorrt",
     why_not=_why_not,
     scheme=_scheme,
-    options={},
-    plain={},
+    options={
+        "sparsity": bool, "tf32": bool, "hardware_compatible": bool, "version_compatible": bool,
+        "timing_cache": str, "cuda_graph": bool,
+    },
+    plain={"tf32": False},
     vendor={},
-)
+    unproven="its plans are built in tests by the real parser and builder, but none was ever run on a GPU",
+)  # fmt: skip

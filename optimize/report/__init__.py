@@ -62,7 +62,10 @@ class Latency(_Part):
 
 
 class Made(_Part):
-    """What one step of a candidate did: its result's size, and what is known of it; null where it is not."""
+    """What one step of a candidate did: its result's size, and what is known of it; null where it is not.
+
+    `cached`: it was made by an earlier run; `seconds` is what it took then.
+    """
 
     use: str
     seconds: float
@@ -70,6 +73,7 @@ class Made(_Part):
     parameters: int | None = None
     macs: int | None = None
     signal_to_noise_db: float | None = None
+    cached: bool = False
     notes: list[str] = Field(default_factory=list)
 
 

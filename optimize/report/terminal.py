@@ -32,10 +32,11 @@ def show(report: Report, out: Path) -> None:
     console.print(Text(words.measured_how(report), style="dim"))
     for line in words.headline(report):
         console.print(Text(line, style="bold"))
+    reports = ", ".join(str(out / name) for name in ("report.html", "report.md", "report.json"))
     if report.bundle:
         bundle = out / report.bundle
-        console.print(f"bundle  {bundle}\nreport  {out / 'report.md'}, {out / 'report.json'}\n")
+        console.print(f"bundle  {bundle}\nreport  {reports}\n")
         for line in words.load_lines(str(bundle)):
             console.print(Text(f"    {line}"))
     else:
-        console.print(f"no bundle; report  {out / 'report.md'}, {out / 'report.json'}")
+        console.print(f"no bundle; report  {reports}")

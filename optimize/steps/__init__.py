@@ -6,7 +6,7 @@ step runs an engine: what must be judged on one is made into candidates.
 """
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,6 +38,10 @@ class Settings(BaseModel):
         """Turn a model into another, its files in `context.folder`; raises StepError or InputError."""
         raise TypeError(f"{type(self).__module__} has no step")
 
+    def resolved(self, resolve: Callable[[str], str]) -> "Settings":
+        """With the paths in it made absolute, which a recipe has relative to its own folder."""
+        return self
+
 
 @dataclass(frozen=True)
 class Context:
@@ -49,6 +53,9 @@ class Context:
         scheme: the target's.
         folder: an empty one for the step's files.
         notes: what the step wants said in the report; it appends.
+        original: the unpruned model that recovery learns from, never changed; None where the source is no torch model.
+        validate: for early stopping in `recover`; no other step may look at it.
+        progress: told how many of how many are done, and of what.
     """
 
     calibrate: Split
@@ -56,6 +63,9 @@ class Context:
     scheme: Scheme
     folder: Path
     notes: list[str] = field(default_factory=list)
+    original: TorchModel | None = None
+    validate: Split | None = None
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None
 
 
 def get(name: str) -> type[Settings]:

@@ -48,10 +48,13 @@ class Step(Settings):
 
         model = _named(model, context)
         proto = onnx.load(model.path, load_external_data=False)
+        weights = {tensor.name for tensor in proto.graph.initializer}
         chosen = [
             node.name
             for node in proto.graph.node
             if node.op_type in context.scheme.ops
+            # an Add of a constant is a bias, whatever the exporter calls it
+            and (context.scheme.quantize_bias or node.op_type != "Add" or not weights & set(node.input))
             and any(_matches(node, pattern) for pattern in self.include)
             and not any(_matches(node, pattern) for pattern in self.exclude)
         ]

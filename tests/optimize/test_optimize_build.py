@@ -1,4 +1,10 @@
+import functools
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -9,13 +15,16 @@ from onnx import numpy_helper
 import targets
 from optimize import build
 from optimize.build import Builder, Built, Lost, batch_of
-from optimize.data import NAMES, from_arrays
+from optimize.cache import Cache
+from optimize.data import NAMES
 from optimize.models import OnnxModel, read_onnx, write_onnx
 from optimize.plan import Candidate
 from optimize.progress import Progress
+from optimize.recipe import Limits, from_table
 from optimize.steps import Context, Settings
 from optimize.steps.quantize_static import Step as Quantize
 from optimize.steps.simplify import Step as Simplify
+from optimize.subject import prepare
 from optimize.verify import judge
 from runtime import contender, host
 from runtime.contender import Worker
@@ -27,9 +36,30 @@ AXES = {"batch": {"min": 1, "best": 1, "max": 4}}
 
 
 @pytest.fixture
-def builder(tiny_onnx, tiny_data, tmp_path):
-    splits = from_arrays({name: {"image": tiny_data[0], "y": tiny_data[1]} for name in NAMES}, "here")
-    return Builder(read_onnx(tiny_onnx), splits, AXES, tmp_path, tmp_path / "log.txt", Progress(1, silent=True))
+def subject(tiny_onnx, tiny_data, tmp_path):
+    np.savez(tmp_path / "data.npz", **{f"{key}_{n}": v for n in NAMES for key, v in zip("xy", tiny_data, strict=True)})
+    table = {
+        "model": {"path": str(tiny_onnx), "axes": AXES},
+        "data": {"path": "data.npz"},
+        "targets": {"reference": {}},
+    }
+    return prepare(from_table(table, tmp_path), Progress(1, silent=True), tmp_path / "log.txt")
+
+
+@pytest.fixture
+def make(subject, tmp_path):
+    """A builder over one cache; a second has forgotten all but that."""
+
+    def made(subject=subject, **versions):
+        places = tmp_path / "engines", tmp_path / "failed", tmp_path / "log.txt"
+        return Builder(subject, Cache(tmp_path / "cache"), versions, *places, Progress(1, silent=True))
+
+    return made
+
+
+@pytest.fixture
+def builder(make):
+    return make()
 
 
 def candidate(target="onnxruntime", role="plain", steps=(), why_not=None):
@@ -97,6 +127,7 @@ def test_common_steps_are_done_once_and_schemes_are_kept_apart(builder, monkeypa
     for kind in (Simplify, Quantize):
         true = kind.__call__
 
+        @functools.wraps(true)
         def counted(self, model, context, true=true, kind=kind):
             done.append(kind.__module__.rpartition(".")[2])
             return true(self, model, context)
@@ -163,7 +194,8 @@ def test_an_engine_that_does_not_compile_is_lost_with_its_reason(builder, monkey
         raise EngineError("the process ended by signal SIGSEGV")
 
     monkeypatch.setattr(contender, "call", fail)
-    assert builder.build(candidate()) == Lost("failed", "the process ended by signal SIGSEGV")
+    lost = builder.build(candidate())
+    assert lost.status == "failed" and lost.reason.startswith("the process ended by signal SIGSEGV")
 
 
 def test_an_option_that_the_engine_does_not_know_is_an_error_of_the_input(builder):
@@ -196,3 +228,173 @@ def test_a_step_that_drowns_the_signal_says_so(builder):
 def test_the_batch_that_a_model_takes(tmp_path, shape, axes, wanted, batch):
     model = OnnxModel(tmp_path, Specs((TensorSpec("x", "float32", shape),), ()))
     assert batch_of(model, axes, wanted) == batch
+
+
+def cached(builder, name="onnxruntime", samples=8):
+    found = builder.build(candidate(name, "steps", (Quantize(samples=samples),), "not here"))
+    assert isinstance(found, Built), found
+    return [made.cached for made in found.made], found.model.path.read_bytes()
+
+
+def test_a_later_run_takes_up_what_was_made(make):
+    first, file = cached(make())
+    assert first == [False, False]
+    assert cached(make()) == ([True, True], file)
+
+
+def test_another_version_or_setting_or_scheme_is_a_miss(make):
+    cached(make())
+    assert cached(make(onnxruntime="9.9"))[0] == [False, False]
+    assert cached(make(), samples=9)[0] == [True, False]
+    assert cached(make(), name="tensorrt")[0] == [True, False]
+
+
+def test_other_data_is_a_miss(make, subject):
+    cached(make())
+    facts = subject.facts.splits["calibrate"].model_copy(update={"sha256": "other"})
+    splits = {**subject.facts.splits, "calibrate": facts}
+    other = replace(subject, facts=subject.facts.model_copy(update={"splits": splits}))
+    assert cached(make(other))[0] == [False, False]
+
+
+def test_a_damaged_result_is_made_anew(make, tmp_path):
+    _, file = cached(make())
+    for path in (tmp_path / "cache").glob("*/model.onnx"):
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert cached(make()) == ([False, False], file)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from optimize.build import Builder
+from optimize.cache import Cache
+from optimize.progress import Progress
+from optimize.recipe import load
+from optimize import plan
+from optimize.subject import prepare
+from runtime import host
+
+folder = Path({folder!r})
+recipe = load(folder / "recipe.toml")
+progress = Progress(2)
+progress.stage("check")
+subject = prepare(recipe, progress, folder / "log.txt")
+progress.stage("make")
+places = folder / "engines", folder / "failed", folder / "log.txt"
+builder = Builder(subject, Cache(folder / "cache"), {{}}, *places, progress)
+for candidate in plan.expand(recipe, host.facts()):
+    if candidate.role == "steps":
+        found = builder.build(candidate)
+        for made in found.made:
+            print(candidate.name, made.use, made.cached, flush=True)
+"""
+RECIPE = """
+[model]
+entry = "model.py:build"
+[model.inputs.image]
+shape = ["batch", 3, 8, 8]
+[data]
+path = "data.npz"
+[[steps]]
+use = "quantize_static"
+samples = 8
+[targets.onnxruntime]
+[targets.openvino]
+"""
+MODEL = """
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed({seed})
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+"""
+
+
+@pytest.fixture
+def place(tmp_path, tiny_data):
+    np.savez(tmp_path / "data.npz", x=tiny_data[0], y=tiny_data[1])
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "model.py").write_text(MODEL.format(seed=0))
+    return tmp_path
+
+
+def run_script(place, kill_at=None):
+    """Its lines of (candidate, step, cached); with `kill_at`, killed by -9 as soon as its progress says so."""
+    code = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(place))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    if kill_at:
+        for line in process.stderr:
+            if line.rstrip().endswith(kill_at):
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+        else:
+            pytest.fail(f"it never said '{kill_at}'")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == (-signal.SIGKILL if kill_at else 0), err
+    return [tuple(line.split()) for line in out.splitlines()]
+
+
+def bytes_of(place):
+    return sorted(path.read_bytes() for path in (place / "cache").glob("*/model.onnx"))
+
+
+def test_kill_9_in_each_step_repeats_no_finished_step(place, tmp_path_factory):
+    for step in ("export", "simplify", "quantize_static for onnxruntime-int8", "quantize_static for openvino-int8"):
+        run_script(place, kill_at=f"make: {step}")
+    last = run_script(place)
+    kept = {(name, step): cached for name, step, cached in last}
+    # the last kill fell into OpenVINO's quantization: all before it was finished, and is taken up
+    assert kept.pop(("openvino-int8", "quantize_static")) == "False"
+    assert set(kept.values()) == {"True"}
+    whole = tmp_path_factory.mktemp("whole")
+    for name in ("data.npz", "recipe.toml", "model.py"):
+        (whole / name).write_bytes((place / name).read_bytes())
+    run_script(whole)
+    assert bytes_of(place) == bytes_of(whole)
+
+
+def test_the_users_files_decide(place):
+    assert {line[2] for line in run_script(place)[:3]} == {"False"}
+    assert {line[2] for line in run_script(place)} == {"True"}
+    (place / "model.py").write_text(MODEL.format(seed=0) + "# another line\n")
+    assert {line[2] for line in run_script(place)[:3]} == {"False"}
+    with np.load(place / "data.npz") as file:
+        x, y = file["x"], file["y"]
+    np.savez(place / "data.npz", x=x + np.float32(1e-6), y=y)
+    assert {line[2] for line in run_script(place)[:3]} == {"False"}
+
+
+def test_a_crash_of_the_compiler_is_kept_with_a_script_that_shows_it(make, monkeypatch, tmp_path):
+    """The compiler's process dies of a signal; the candidate has failed, and its file and a script are kept."""
+    helper = tmp_path / "crashing.py"
+    helper.write_text("import os, signal\ndef compile_engine(**_): os.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    true = contender.call
+    monkeypatch.setattr(contender, "call", lambda _, *rest, **more: true("crashing:compile_engine", *rest, **more))
+    found = make().build(candidate("onnxruntime"))
+    assert found.status == "failed" and "SIGSEGV" in found.reason
+    script = tmp_path / "failed" / "onnxruntime-plain" / "reproduce.py"
+    assert str(script) in found.reason
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "compiled:" in done.stdout and "answered:" in done.stdout, done.stderr
+
+
+def test_a_compiler_without_end_or_without_measure_is_stopped(make, subject, monkeypatch, tmp_path):
+    helper = tmp_path / "endless.py"
+    helper.write_text("import time\ndef hang(**_): time.sleep(60)\ndef eat(**_): return len(bytearray(3 << 30))\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    true = contender.call
+    for function, words in (("hang", "gave no answer within 1 s"), ("eat", "MemoryError")):
+        place = f"endless:{function}"
+        monkeypatch.setattr(contender, "call", lambda _, *rest, place=place, **more: true(place, *rest, **more))
+        places = tmp_path / "engines", tmp_path / "failed", tmp_path / "log.txt"
+        limits = Limits(seconds=1 if function == "hang" else 60, memory_gib=1)
+        builder = Builder(subject, Cache(tmp_path / "cache"), {}, *places, Progress(1, silent=True), limits)
+        found = builder.build(candidate("onnxruntime"))
+        assert found.status == "failed" and words in found.reason

@@ -4,8 +4,14 @@ import warnings
 
 import pytest
 
-from optimize.folder import LOG, MARKS, chatter_to, claim
+from optimize.folder import LOG, MARKS, chatter_to, claimed
 from runtime.errors import InputError
+
+
+def claim(path):
+    """Held, and let go at once."""
+    with claimed(path) as folder:
+        return folder
 
 
 @pytest.mark.parametrize("name", ["new", "new/deep/er"])
@@ -23,7 +29,7 @@ def test_a_folder_of_an_earlier_run_is_taken_and_left_as_it_is(tmp_path, mark):
     (tmp_path / mark).mkdir() if mark == "bundle" else (tmp_path / mark).write_text("of an earlier run")
     claim(tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "kept"
-    assert mark == "bundle" or (tmp_path / mark).read_text() == "of an earlier run"
+    assert mark in ("bundle", ".lock") or (tmp_path / mark).read_text() == "of an earlier run"
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
@@ -44,7 +50,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     def denied(self, *arguments, **settings):
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(type(tmp_path), "touch", denied)  # also for root, to whom no folder is closed
+    monkeypatch.setattr(type(tmp_path), "open", denied)  # also for root, to whom no folder is closed
     with pytest.raises(InputError, match="cannot be written: Permission denied; choose another"):
         claim(tmp_path)
 
@@ -84,3 +90,10 @@ def test_an_earlier_log_is_not_lost_while_it_is_written(tmp_path):
     with chatter_to(tmp_path / LOG):
         os.write(2, b"after\n")
     assert (tmp_path / LOG).read_text().startswith("before\n") and "after" in (tmp_path / LOG).read_text()
+
+
+def test_a_folder_that_another_run_holds_is_refused(tmp_path):
+    with claimed(tmp_path / "out"), pytest.raises(InputError, match="another run is writing into"):
+        claim(tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+    assert claim(tmp_path / "out").is_dir()

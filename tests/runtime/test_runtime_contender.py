@@ -231,11 +231,9 @@ def test_a_crash_while_importing_is_told(helper, monkeypatch):
 
 
 @pytest.mark.parametrize("opener", ["hang", "hang_on_run"])
-def test_one_that_hangs_is_ended(helper, monkeypatch, opener):
-    real = Worker.__init__
-    monkeypatch.setattr(Worker, "__init__", lambda self, name, log: real(self, name, log, limit_s=1.0))
+def test_one_that_hangs_is_ended(helper, opener):
     with pytest.raises(EngineError, match="hanger gave no answer within 1 s; its process was ended"):
-        Worker.start(Contender("hanger", f"{helper}:{opener}"), X)
+        Worker.start(Contender("hanger", f"{helper}:{opener}"), X, limit_s=1.0)
 
 
 def test_a_call_that_hangs_is_ended(helper):

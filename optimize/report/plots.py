@@ -1,0 +1,136 @@
+"""What report.html shows as pictures: collected here from a report, drawn by optimize.report.drawing."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optimize.report import Accuracy, Latency, Report, Row, words
+
+LIMIT_S = 120
+
+
+@dataclass(frozen=True)
+class Plots:
+    """SVG texts by name (`scatter_wide`, `scatter_narrow`, `distributions_wide` ...), and why one is not there."""
+
+    svg: dict[str, str] = field(default_factory=dict)
+    why_not: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A contender's latency as it is shown: of the last run where it was in that, else of the first look."""
+
+    row: Row
+    kind: str
+    latency: Latency
+    last: bool
+
+
+def draw(report: Report) -> Plots:
+    """Draw what there are figures for; where drawing fails, the page says so and the run goes on."""
+    asked: dict[str, Any] = {"scatter": _scatter(report), "distributions": _distributions(report)}
+    why_not = {name: "there are no figures for it" for name, data in asked.items() if data is None}
+    if len(why_not) == len(asked):
+        return Plots(why_not=why_not)
+    here = str(Path(__file__).resolve().parent.parent.parent)
+    with tempfile.TemporaryDirectory(prefix="plots-") as settings:  # matplotlib's font list goes there, and with it
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "optimize.report.drawing"],
+                input=json.dumps(asked), capture_output=True, text=True, encoding="utf-8", timeout=LIMIT_S, check=True,
+                env={
+                    **os.environ, "MPLCONFIGDIR": settings, "MPLBACKEND": "agg", "PYTHONIOENCODING": "utf-8",
+                    "PYTHONPATH": os.pathsep.join([here, *filter(None, sys.path)]),
+                },
+            )  # fmt: skip
+            return Plots(json.loads(done.stdout), why_not)
+        except subprocess.CalledProcessError as error:
+            said = (error.stderr or "").strip().splitlines() or [f"exit code {error.returncode}"]
+            reason = f"it could not be drawn: {said[-1]}"
+        except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+            reason = f"it could not be drawn: {error}"
+    return Plots(why_not={name: reason for name in asked} | why_not)
+
+
+def timed(report: Report) -> list[Timed]:
+    """The original and each candidate that was timed; the original and the chosen ones from the last run."""
+    last = {final.name: final.latency for final in report.headline.targets.values()} if report.headline else {}
+    if report.headline:
+        last[report.original.name] = report.headline.original
+    found = []
+    for row in (report.original, *report.candidates):
+        latency = last.get(row.name) or row.latency
+        if latency:
+            found.append(Timed(row, kind(report, row), latency, row.name in last))
+    return found
+
+
+def kind(report: Report, row: Row) -> str:
+    """original, chosen or candidate."""
+    if row is report.original:
+        return "original"
+    return "chosen" if row.name in report.chosen.values() else "candidate"
+
+
+def _scatter(report: Report) -> dict[str, Any] | None:
+    """Of the first look, in which all were measured in the same rounds."""
+    if report.original.accuracy is None:
+        return None
+    yardstick, higher = report.original.accuracy.value, report.data.higher_is_better
+    points = []
+    for row in (report.original, *report.candidates):
+        if not (row.latency and row.accuracy and math.isfinite(row.accuracy.value)):
+            continue
+        points.append(
+            {
+                "label": row.name, "kind": kind(report, row), "x": row.latency.p50_ms,
+                "x_interval": _finite(row.latency.p50_interval_ms, row.latency.p50_ms),
+                "y": row.accuracy.value, "y_interval": values_of(row.accuracy, yardstick, higher),
+            }
+        )  # fmt: skip
+    if len(points) < 2:
+        return None
+    share = report.data.unit == "share"
+    unit = "%" if share else report.data.unit
+    better = "up is better" if higher else "up is better: lower values"
+    return {
+        "points": points, "percent": share, "higher_is_better": higher,
+        "limit": yardstick - report.max_drop if higher else yardstick + report.max_drop,
+        "limit_label": f"limit: {words.drop_limit(report)} below the original"
+        if higher
+        else f"limit: {words.drop_limit(report)} above the original",
+        "y_label": f"{report.data.metric}{f', {unit}' if unit else ''} on test ({better})",
+    }  # fmt: skip
+
+
+def values_of(seen: Accuracy, yardstick: float, higher: bool) -> list[float]:
+    """The interval of a drop as values of the metric; the original has none."""
+    if seen.verdict is None:
+        return [seen.value, seen.value]
+    ends = (yardstick - seen.high, yardstick - seen.low) if higher else (yardstick + seen.low, yardstick + seen.high)
+    return _finite(ends, seen.value)
+
+
+def _finite(ends: tuple[float, float], instead: float) -> list[float]:
+    return [end if math.isfinite(end) else instead for end in ends]
+
+
+def _distributions(report: Report) -> dict[str, Any] | None:
+    rows = []
+    for one in sorted(timed(report), key=lambda one: one.latency.p50_ms):
+        ms = [ns / 1e6 for calls in one.latency.raw for ns in calls if ns > 0]
+        if ms:
+            rows.append(
+                {
+                    "label": one.row.name + ("" if one.last else " (first look)"), "kind": one.kind, "ms": ms,
+                    "p50": one.latency.p50_ms, "p90": one.latency.p90_ms, "p99": one.latency.p99_ms,
+                }
+            )  # fmt: skip
+    return {"rows": rows} if rows else None

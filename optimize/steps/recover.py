@@ -1,0 +1,87 @@
+"""Train on after pruning, from the original and from labels or from it alone (Hinton et al. 2015, arXiv:1503.02531).
+
+It runs on Hugging Face accelerate, so the same recipe trains on several processes under `accelerate launch`.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from optimize import training
+from optimize.models import TorchModel
+from optimize.steps import Context, Settings
+from optimize.usercode import load_callable
+from runtime.errors import InputError
+
+
+class Step(Settings):
+    """Settings.
+
+    Attributes:
+        epochs: passes over calibrate; with `minutes`, whichever ends first.
+        minutes: limit of the wall clock; the schedule follows the share of it that is gone.
+        batch: samples a step, over all processes; the last, incomplete batch of a pass is left out.
+        optimizer: `adamw`, or `sgd` with Nesterov's momentum of 0.9.
+        lr: the highest learning rate.
+        schedule: `cosine` to zero; `onecycle` up over the first 30 % and down; `constant`.
+        warmup: share of the training over which the rate rises from zero.
+        weight_decay: of weights; biases and norms have none.
+        clip: largest norm of the gradient; 0 for none.
+        ema: decay of the running average of the weights, which then is the result; 0 for none.
+        distill: weight of the original's answers, 1 minus it of the labels; without labels it is all.
+        temperature: of the softmax that is compared.
+        augment: file.py:function(arrays by input name, numpy.random.Generator) -> arrays; relative to the recipe.
+        patience: passes without a better result on validate after which to stop.
+        seed: of the order, of dropout and of the augmentation.
+    """
+
+    label: ClassVar[str] = "recovered"
+    epochs: int = Field(default=10, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+    batch: int = Field(default=128, ge=2)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    schedule: Literal["cosine", "onecycle", "constant"] = "cosine"
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    clip: float = Field(default=1.0, ge=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    distill: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
+    augment: str | None = None
+    patience: int | None = Field(default=None, ge=1)
+    seed: int = 0
+
+    def resolved(self, resolve: Callable[[str], str]) -> "Step":
+        """With the place of `augment` made absolute."""
+        return self.model_copy(update={"augment": resolve(self.augment)}) if self.augment else self
+
+    def __call__(self, model: TorchModel, context: Context) -> TorchModel:
+        """The model with better weights, on the processor; the one given is not changed.
+
+        A checkpoint of the same model and settings in the context's folder is gone on from.
+
+        Raises:
+            InputError: there is nothing to learn from, or `augment` does not do what it should.
+            StepError: training fails from its first step on.
+        """
+        learn = training.Samples.of(context.calibrate, model.inputs)
+        judge = training.Samples.of(context.validate, model.inputs) if context.validate else None
+        teacher = copy.deepcopy(context.original.module).eval() if context.original else None
+        if teacher is None and learn.labels is None:
+            raise InputError("recover has nothing to learn from: no labels in calibrate, and no original in torch.")
+        task = training.Task(
+            inputs=model.inputs,
+            learn=learn,
+            judge=judge,
+            # where labels are all that counts it would only cost time
+            teacher=teacher if self.distill or learn.labels is None or (judge and judge.labels is None) else None,
+            augment=load_callable(self.augment, "augmentation") if self.augment else None,
+            masks=model.masks,
+        )
+        module = copy.deepcopy(model.module)
+        trained = training.train(module, self, task, context.folder, context.progress, context.notes)
+        return replace(model, module=trained.eval())

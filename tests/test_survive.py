@@ -1,0 +1,184 @@
+"""A full disk, an interrupt, a folder of somebody else's, and no word to anybody: `optimize` as a whole process."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+MODEL = """
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+"""
+WORDS = ["-m", "optimize", "run", "model.py:build", "--data", "data.npz", "--target", "onnxruntime", "--out", "out"]
+
+
+@pytest.fixture
+def place(tmp_path, tiny_data):
+    pytest.importorskip("torch", reason="pip install 'edge-optimize[all]'")
+    (tmp_path / "model.py").write_text(MODEL)
+    np.savez(tmp_path / "data.npz", x=tiny_data[0], y=tiny_data[1])
+    return tmp_path
+
+
+def start(place, **settings):
+    environment = {**os.environ, "OPTIMIZE_CACHE": str(place / "cache"), **settings.pop("env", {})}
+    return subprocess.Popen(
+        [sys.executable, *WORDS], cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment, start_new_session=True, **settings,
+    )  # fmt: skip
+
+
+def until(process, words):
+    for line in process.stderr:
+        if words in line:
+            return
+    pytest.fail(f"it never said '{words}'")
+
+
+def one_line(err):
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if line.startswith(("error:", "interrupted"))]
+    assert len(lines) == 1, err
+    return lines[0]
+
+
+def test_a_full_disk_is_said_and_nothing_half_written_is_left(place):
+    """Files may not grow over 20 kB here: the first that does fails as on a full disk."""
+    limit = 20_000
+    process = start(place, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 3, err
+    line = one_line(err)
+    assert "File too large" in line or "could not" in line or "cannot" in line
+    assert not (place / "out" / "bundle").exists() and not (place / "out" / "report.json").exists()
+    assert not list((place / "out").glob(".work-*"))
+    assert not [path for path in (place / "cache").glob("[!.]*") if not (path / "entry.json").exists()]
+
+
+def test_an_interrupt_leaves_the_earlier_result_and_no_process(place):
+    bundle = place / "out" / "bundle"
+    bundle.mkdir(parents=True)
+    (bundle / "manifest.json").write_text("of an earlier run")
+    process = start(place)
+    until(process, "accuracy on validate")
+    assert living(place)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "run the same again" in one_line(err)
+    assert (bundle / "manifest.json").read_text() == "of an earlier run"
+    assert not list((place / "out").glob(".work-*")) and not (place / "out" / ".lock").exists()
+    deadline = time.monotonic() + 10
+    while (left := living(place)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def living(place):
+    """The processes that were started with this place's cache: workers have it from their parent."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"OPTIMIZE_CACHE={place / 'cache'}".encode() in (process / "environ").read_bytes():
+                found.append(process.name)
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return found
+
+
+def test_two_runs_into_one_folder(place):
+    first = start(place)
+    until(first, "make the candidates")
+    second = start(place)
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 2 and "another run is writing into out" in one_line(err)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    third = start(place)  # a killed run holds nothing
+    until(third, "make the candidates")
+    os.killpg(third.pid, signal.SIGKILL)
+    third.communicate()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_folder_of_somebody_elses(place):
+    (place / "out").mkdir()
+    for path in (place, *place.parents):
+        if path.stat().st_uid == 0 and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o055)
+    (place / "out").chmod(0o755)
+    code = (
+        "import os\nfrom pathlib import Path\n"
+        "from optimize.folder import claimed\nfrom runtime.errors import InputError\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "try:\n    with claimed(Path('out')): pass\nexcept InputError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
+    assert "out cannot be written: Permission denied; choose another with --out" in done.stdout, done.stderr
+
+
+TRAP = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+static void said(const struct sockaddr *to) {
+    if (!to || (to->sa_family != AF_INET && to->sa_family != AF_INET6)) return;
+    FILE *file = fopen(getenv("SOCKET_TRAP"), "a");
+    if (file) { fprintf(file, "connection\n"); fclose(file); }
+}
+int connect(int fd, const struct sockaddr *to, socklen_t size) {
+    said(to);
+    return ((int (*)(int, const struct sockaddr *, socklen_t))dlsym(RTLD_NEXT, "connect"))(fd, to, size);
+}
+ssize_t sendto(int fd, const void *data, size_t n, int flags, const struct sockaddr *to, socklen_t size) {
+    said(to);
+    typedef ssize_t (*sender)(int, const void *, size_t, int, const struct sockaddr *, socklen_t);
+    return ((sender)dlsym(RTLD_NEXT, "sendto"))(fd, data, n, flags, to, size);
+}
+"""
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """Environment in which every connection of any library, in C too, leaves a line in a file."""
+    if not shutil.which("cc"):
+        pytest.skip("apt-get install gcc")
+    (tmp_path / "trap.c").write_text(TRAP)
+    library = tmp_path / "trap.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "trap.c", "-ldl"], check=True)
+    return {"LD_PRELOAD": str(library), "SOCKET_TRAP": str(tmp_path / "connections")}, tmp_path / "connections"
+
+
+def test_the_trap_catches(trap):
+    environment, seen = trap
+    code = "import socket\ntry: socket.create_connection(('127.0.0.1', 9), 1)\nexcept OSError: pass"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True)
+    assert seen.read_text() == "connection\n"
+
+
+def test_no_connection_is_made(place, trap):
+    """Outside pytest, since some vendors are silent under it: all steps, both engines, some timing."""
+    environment, seen = trap
+    WORDS_BOTH = [*WORDS, "--target", "openvino"]
+    process = subprocess.Popen(
+        [sys.executable, *WORDS_BOTH], cwd=place, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **environment, "OPTIMIZE_CACHE": str(place / "cache")}, start_new_session=True,
+    )  # fmt: skip
+    until(process, "accuracy on test")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not seen.exists(), seen.read_text()
