@@ -448,7 +448,10 @@ def test_a_step_is_a_frozen_settings_model(name):
     from optimize.models import OnnxModel, TorchModel
 
     kind = steps.get(name)
-    step = kind()  # it has a default for everything
+    try:
+        step, whole = kind(), True  # it has a default for everything
+    except pydantic.ValidationError:
+        step, whole = kind.model_construct(), False  # or asks for a goal, which nobody can guess
     assert isinstance(step, steps.Settings)
     assert steps.name_of(step) == name
     assert {steps.takes(step), steps.gives(step)} <= {TorchModel, OnnxModel}
@@ -457,7 +460,7 @@ def test_a_step_is_a_frozen_settings_model(name):
     for field in kind.model_fields:
         with pytest.raises(pydantic.ValidationError):
             setattr(step, field, getattr(step, field))
-    assert kind(**json.loads(step.model_dump_json())) == step
+    assert not whole or kind(**json.loads(step.model_dump_json())) == step
     assert (kind.__doc__ or "").strip()
     assert isinstance(kind.exact, bool)
     assert isinstance(kind.label, str)
