@@ -131,7 +131,7 @@ class Builder:
 
     def _compile(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...]) -> Built | Lost:
         out = self._folder / "engines" / candidate.name
-        engine, options = candidate.target.engine, dict(candidate.options)
+        engine, options = candidate.target.engine, self._options(candidate, model)
         files = contender.call(
             "runtime.worker:compile_engine", self._log, **self._limits,
             engine=engine, onnx=str(model.path), out=str(out), options=options,
@@ -143,6 +143,11 @@ class Builder:
         if lost := _disagrees(answer, judge(model).run(self._feeds(model)), max(formats, default=0.0) or 1e-3):
             return lost
         return Built(model, {role: Path(file) for role, file in files.items()}, opened, describe(counts), made)
+
+    def _options(self, candidate: Candidate, model: OnnxModel) -> dict[str, Any]:
+        """The candidate's, and the sizes that the recipe's axes may take, for engines that are built for a range."""
+        sizes = candidate.target.profiles(model.specs, self._axes) if candidate.target.profiles else None
+        return {**candidate.options, **({"profiles": sizes} if sizes else {})}
 
     def _as_source(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...]) -> Built:
         """No engine: its file on ONNX Runtime says how accurate it will be."""

@@ -57,7 +57,7 @@ def _entry(candidate: Candidate, built: Built, measured: Mapping[str, Any]) -> E
         engine=candidate.target.engine,
         files={role: str(file) for role, file in built.files.items()},
         source=str(built.model.path),
-        options=dict(candidate.options),
+        options=dict(built.contender.arguments["options"] if built.files else candidate.options),
         needs={"instruction_sets_any": list(_WIDE_INT8)} if wide else {},
         precision=built.precision,
         measured=measured,

@@ -1,13 +1,13 @@
 """The candidates that a recipe stands for: for each target its plain model, its vendor's default, and the steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import targets as target_folder
 from optimize.models import OnnxModel
 from optimize.recipe import Recipe
-from optimize.steps import Settings, takes
+from optimize.steps import Settings, get, name_of, takes
 from runtime.host import Host
 from targets import Scheme, Target
 
@@ -36,27 +36,39 @@ def expand(recipe: Recipe, host: Host) -> list[Candidate]:
 
     The exact steps make the plain model; where the recipe has no others, that is all there is beside the vendor's
     default. Where it changes the model both in torch and in ONNX, the latter alone is a candidate too: one sees what
-    pruning brings over quantizing by itself. Of a target that cannot be built here only the steps are kept: they
-    travel as a source.
+    pruning brings over quantizing by itself. A target that computes in half precision as the graph says gets a cast to
+    fp16, alone and after the other steps. Of a target that cannot be built here only the last is kept: it travels
+    as a source.
     """
-    steps = recipe.all_steps()
-    exact = tuple(step for step in steps if step.exact)
-    late = tuple(step for step in steps if step.exact or takes(step) is OnnxModel)
     found: list[Candidate] = []
     for name, asked in recipe.targets.items():
         target = target_folder.get(name)
         scheme = target.scheme(asked.get("cpu", "host"), host)
         options, why_not = target.engine_options(asked), target.why_not()
-        plain = Candidate(f"{name}-fp32", "plain", target, exact, options, scheme, why_not)
-        made = [plain]
-        if target.vendor != options:
-            made.append(Candidate(f"{name}-default", "vendor", target, exact, target.vendor, scheme, why_not))
-        if exact != late != steps and _label(late) != _label(steps):
-            made.append(Candidate(f"{name}-{_label(late)}", "steps", target, late, options, scheme, why_not))
-        if steps != exact:
-            made.append(Candidate(f"{name}-{_label(steps)}", "steps", target, steps, options, scheme, why_not))
-        found += [made[-1] if steps != exact else plain] if why_not else made
+        made = [
+            Candidate(
+                f"{name}-{label}", role, target, steps, target.vendor if role == "vendor" else options, scheme, why_not
+            )
+            for label, role, steps in _ways(recipe.all_steps(), target)
+            if role != "vendor" or target.vendor != options
+        ]
+        found += [one for one in made if one.role != "vendor"][-1:] if why_not else made
     return found
+
+
+def _ways(steps: tuple[Settings, ...], target: Target) -> Iterator[tuple[str, str, tuple[Settings, ...]]]:
+    """Label, role and steps of a target's candidates; what is asked for comes last."""
+    exact = tuple(step for step in steps if step.exact)
+    late = tuple(step for step in steps if step.exact or takes(step) is OnnxModel)
+    half = (get("cast_fp16")(),) if target.half and not any(name_of(step) == "cast_fp16" for step in steps) else ()
+    yield "fp32", "plain", exact
+    yield "default", "vendor", exact
+    if half:
+        yield _label(half), "steps", exact + half
+    if exact != late != steps and _label(late) != _label(steps):
+        yield _label(late + half), "steps", late + half
+    if steps != exact:
+        yield _label(steps + half), "steps", steps + half
 
 
 def role_of(candidates: Sequence[Candidate], target: str, role: str) -> Candidate:

@@ -143,7 +143,8 @@ class _Training:
                 checkpoint.write(held, self.folder, self.key)
             self.accelerator.wait_for_everyone()
         notes += [*at.notes, self._summary(at)]
-        self.module.load_state_dict(held.best or held.average or held.module)
+        # of the first process, since each has seen other samples in its batch norms
+        self.module.load_state_dict(self._from_first(held.best or held.average or held.module))
         trained: nn.Module = self.module.to("cpu")
         return trained.eval()
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from runtime import engines, listing
 from runtime.errors import EngineMissing, InputError
 from runtime.host import Host
+from runtime.tensors import Specs
 
 CPUS = ("host", "avx2", "vnni", "arm")
 
@@ -55,6 +56,8 @@ class Target:
         options: what a recipe may set, name to type; all are the engine's own but `cpu`.
         plain: the engine options of an unoptimized fp32 model.
         vendor: those of the engine as its vendor ships it.
+        profiles: for an engine that is built for a range of sizes: its option `profiles` for specs and a recipe's axes.
+        half: it computes in fp16 where the graph is in fp16, and is faster for it: `cast_fp16` makes candidates.
         unproven: what of it was never tried, said to whoever is about to rely on it; empty where all was.
     """
 
@@ -65,6 +68,8 @@ class Target:
     options: Mapping[str, type]
     plain: Mapping[str, Any]
     vendor: Mapping[str, Any]
+    profiles: Callable[[Specs, Mapping[str, Mapping[str, int]]], Mapping[str, Any]] | None = None
+    half: bool = False
     unproven: str = ""
 
     def engine_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:

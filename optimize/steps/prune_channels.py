@@ -161,9 +161,14 @@ class Step(Settings):
 
         scores = self._scores(model, groups, arguments, context)
 
+        known: dict[tuple[int, ...], float] = {}
+
         def amount(counts: Mapping[str, int]) -> float:
-            small = pruning.replay(copy.deepcopy(model.module), _removals(counts, groups, scores), arguments)
-            return self._amount(small, roots, arguments)
+            key = tuple(counts.values())  # many thresholds give the same multiples
+            if key not in known:
+                small = pruning.replay(copy.deepcopy(model.module), _removals(counts, groups, scores), arguments)
+                known[key] = self._amount(small, roots, arguments)
+            return known[key]
 
         ranked = torch.cat(list(scores.values())).sort().values
         low, high = 0, len(ranked)

@@ -100,10 +100,15 @@ class Lane:
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _cuda.ok(cuda.cudaStreamBeginCapture(self._stream, mode))
         try:
-            self._enqueue()
-        finally:
-            recorded = cuda.cudaStreamEndCapture(self._stream)
-        graph = _cuda.ok(recorded)
+            try:
+                self._enqueue()
+            finally:
+                recorded = cuda.cudaStreamEndCapture(self._stream)
+            graph = _cuda.ok(recorded)
+        except EngineError as error:  # loops, and what asks the host in between
+            raise EngineError(
+                f"this network cannot be a CUDA graph ({error}); leave out the option cuda_graph."
+            ) from error
         self._graph = _cuda.ok(cuda.cudaGraphInstantiate(graph, 0))
         _cuda.ok(cuda.cudaGraphDestroy(graph))
 

@@ -28,3 +28,131 @@ def image_context(make_context, tiny_data):
         return make_context({"image": np.array(tiny_data[0][:samples])}, axes, scheme)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def residual():
+    """Builds a residual network with convolutions in its shortcuts: (N, 3, 16, 16) to (N, 5); `seed` changes weights."""
+    import torch
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, before, after, stride):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+            self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
+            self.shortcut = nn.Identity()
+            if stride != 1 or before != after:
+                self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+        def forward(self, x):
+            y = torch.relu(self.bn1(self.conv1(x)))
+            return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+            self.stages = nn.Sequential(Block(16, 16, 1), Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1))
+            self.classifier = nn.Linear(32, 5)
+
+        def forward(self, image):
+            return self.classifier(self.stages(self.stem(image)).mean((2, 3)))
+
+    def build(seed=0):
+        torch.manual_seed(seed)
+        return _settled(Residual())
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def option_a():
+    """Builds a CIFAR network as He et al. have it: shortcuts subsample and pad the channels with zeros."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Block(nn.Module):
+        def __init__(self, before, after, stride):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+            self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
+            self.stride, self.grow = stride, after - before
+
+        def forward(self, x):
+            y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+            if self.grow:
+                x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.grow // 2, self.grow // 2))
+            return torch.relu(y + x)
+
+    class OptionA(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+            self.layer1 = nn.Sequential(Block(16, 16, 1), Block(16, 16, 1))
+            self.layer2 = nn.Sequential(Block(16, 32, 2), Block(32, 32, 1))
+            self.linear = nn.Linear(32, 5)
+
+        def forward(self, image):
+            x = self.layer2(self.layer1(torch.relu(self.bn1(self.conv1(image)))))
+            return self.linear(x.mean((2, 3)))
+
+    def build(seed=0):
+        torch.manual_seed(seed)
+        return _settled(OptionA())
+
+    return build
+
+
+def _settled(module):
+    """In eval mode, with batch norms that are not the identity."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(1)  # networks this small only wait for a second one
+
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, std=0.3)
+            layer.running_mean.normal_(std=0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    assert torch.is_grad_enabled()
+    return module.eval()
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """Four pictures of noise, (4, 3, 16, 16)."""
+    import torch
+
+    return torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def torch_context(make_context):
+    """A context for the networks above; labelled by where a picture is bright, which can be learnt. Also `inputs`."""
+    from dataclasses import replace
+
+    from runtime.tensors import TensorSpec
+
+    def make(samples=160, labels=True, **changes):
+        feeds = {"image": bright(samples)[0]}
+        if labels:
+            feeds["y"] = bright(samples)[1]
+        context = make_context(feeds, {"batch": {"min": 1, "best": 1, "max": 8}})
+        return replace(context, **{"validate": context.calibrate, **changes})
+
+    make.inputs = (TensorSpec("image", "float32", ("batch", 3, 16, 16)),)
+    return make
+
+
+def bright(samples):
+    """Noise with one of five bright spots: pictures (samples, 3, 16, 16) and which spot, (samples,)."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((samples, 3, 16, 16)).astype(np.float32)
+    y = random.integers(0, 5, samples)
+    for i, label in enumerate(y):
+        x[i, label % 3, :, 3 * label : 3 * label + 4] += 2
+    return x, y

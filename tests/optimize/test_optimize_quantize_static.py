@@ -333,3 +333,25 @@ def test_percentile_cuts_the_tails_at_the_percentile(one_conv, heavy_tails):
     step = Step(calibration="percentile", samples=20_000, vendor={"CalibPercentile": 99.0})
     low, high = np.quantile(values, (0.01, 0.99))
     assert seen_range(step, one_conv, context) < 1.5 * (high - low) < 0.2 * (values.max() - values.min())
+
+
+def test_an_add_of_a_constant_is_a_bias(tmp_path, make_context):
+    """Left in float where biases are: TensorRT refuses a scalar in int8, and a bias in int8 costs accuracy."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "product"),
+        helper.make_node("Add", ["a", "b"], ["c"], "bias"),
+        helper.make_node("Add", ["c", "a"], ["y"], "sum"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    random = np.random.default_rng(0)
+    values = {"w": random.standard_normal((4, 4)), "b": random.standard_normal(4)}
+    weights = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
+    x = random.standard_normal((32, 4)).astype(np.float32)
+    for target, quantized in (("tensorrt", False), ("onnxruntime", True)):
+        context = make_context({"x": x}, scheme=scheme_of(target))
+        found = Graph(Step()(read_onnx(tmp_path / "m.onnx"), context).path)
+        bias, total = found.of("Add")
+        assert (found.behind(bias.input[1]) is not None) == quantized
+        assert all(found.behind(name) is not None for name in total.input)

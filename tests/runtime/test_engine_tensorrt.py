@@ -399,6 +399,14 @@ def test_a_repeated_shape_is_one_launch_of_a_graph(gpu):
     assert not driver.streams
 
 
+def test_a_network_that_cannot_be_recorded_is_an_error_that_says_what_to_do(gpu):
+    open_, driver, _ = gpu
+    driver.fail = "capture"
+    session = open_({"cuda_graph": True})
+    with pytest.raises(EngineError, match="leave out the option cuda_graph"):
+        session.run({"x": feed(4)})
+
+
 def test_a_session_answers_from_many_threads(gpu):
     open_, _, module = gpu
     session = open_()
