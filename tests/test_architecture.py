@@ -10,7 +10,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("runtime", "targets", "optimize")  # the lowest first: none may import what stands after it
-VENDORS = {"torch", "onnx", "onnxruntime", "openvino", "onnxslim", "sklearn", "scipy", "tensorrt", "tensorrt_rtx", "cuda"}
+VENDORS = {
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "onnxslim",
+    "sklearn",
+    "scipy",
+    "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
+}
 MAX_LINES = 400
 
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

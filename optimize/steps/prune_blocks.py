@@ -26,7 +26,7 @@ BATCH = 64
 
 
 class Step(Settings):
-    """Settings; one of `ratio` and `count`.
+    """Settings; the goal is one of `ratio` and `count`.
 
     Attributes:
         ratio: share of the removable blocks to remove.

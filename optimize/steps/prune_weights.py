@@ -52,7 +52,7 @@ class Step(Settings):
     @model_validator(mode="after")
     def _whole(self) -> "Step":
         if (self.pattern == "unstructured") != (self.sparsity is not None):
-            raise ValueError('sparsity goes with pattern = "unstructured", and only with it (N:M says how many)')
+            raise ValueError('give sparsity (share of zeros) or a pattern N:M, "2:4" say, which has its own')
         return self
 
     def __call__(self, model: TorchModel, context: Context) -> TorchModel:

@@ -32,7 +32,7 @@ def image_context(make_context, tiny_data):
 
 @pytest.fixture(scope="session")
 def residual():
-    """Builds a residual network with convolutions in its shortcuts: (N, 3, 16, 16) to (N, 5); `seed` changes weights."""
+    """A residual network with convolutional shortcuts: (N, 3, 16, 16) to (N, 5); another seed, other weights."""
     import torch
     from torch import nn
 
@@ -83,7 +83,9 @@ def option_a():
         def forward(self, x):
             y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
             if self.grow:
-                x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.grow // 2, self.grow // 2))
+                x = functional.pad(
+                    x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.grow // 2, self.grow // 2)
+                )
             return torch.relu(y + x)
 
     class OptionA(nn.Module):

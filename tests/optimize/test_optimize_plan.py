@@ -56,6 +56,31 @@ def test_exact_steps_alone_make_no_third_candidate():
         assert [one.role for one in planned(asked)] == ["plain", "vendor"]
 
 
+PRUNED = [{"use": "prune_blocks", "count": 1}, {"use": "prune_channels", "ratio": 0.3}, {"use": "recover"}]
+
+
+def test_steps_in_torch_and_in_onnx_make_the_latter_alone_a_candidate_too():
+    found = planned(recipe([*PRUNED, *QUANTIZED], openvino={}))
+    assert [(one.name, one.role) for one in found[2:]] == [
+        ("openvino-int8", "steps"),
+        ("openvino-pruned-recovered-int8", "steps"),
+    ]
+    uses = [[steps.name_of(step) for step in one.steps] for one in found[2:]]
+    assert uses[0] == ["export", "simplify", "quantize_static"]
+    assert uses[1] == ["prune_blocks", "prune_channels", "recover", "export", "simplify", "quantize_static"]
+
+
+def test_steps_in_torch_alone_make_one_candidate_more():
+    assert [one.name for one in planned(recipe(PRUNED, openvino={}))][2:] == ["openvino-pruned-recovered"]
+
+
+def test_the_whole_list_is_what_travels_to_a_target_that_cannot_be_built_here(monkeypatch):
+    change_targets(monkeypatch, "openvino", why_not=lambda: "not here: pip install it")
+    assert [one.name for one in planned(recipe([*PRUNED, *QUANTIZED], openvino={}))] == [
+        "openvino-pruned-recovered-int8"
+    ]
+
+
 def test_options_asked_for_hold_for_all_but_the_vendors_default():
     plain, vendor, quantized = planned(recipe(QUANTIZED, openvino={"threads": 3}))
     assert plain.options == quantized.options == {"precision": "f32", "threads": 3}

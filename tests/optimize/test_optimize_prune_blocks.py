@@ -83,11 +83,13 @@ def test_a_share_of_those_that_can_go(residual, torch_context, ratio, count):
 
 
 def test_include_and_exclude(residual, torch_context):
-    found = Step(count=1, include=("stages.*",), exclude=("stages.0", "stages.3"))(model(residual(), torch_context), torch_context())
+    found = Step(count=1, include=("stages.*",), exclude=("stages.0", "stages.3"))(
+        model(residual(), torch_context), torch_context()
+    )
     assert found.history == (Removal("stages.2"),)
-    with pytest.raises(InputError, match="unknown name 'stages.9'"):
+    with pytest.raises(InputError, match=r"unknown name 'stages\.9'"):
         Step(count=1, exclude=("stages.9",))(model(residual(), torch_context), torch_context())
-    with pytest.raises(StepError, match="2 blocks are to go, but only 1 can: stages.3"):
+    with pytest.raises(StepError, match=r"2 blocks are to go, but only 1 can: stages\.3"):
         Step(count=2, include=("stages.3",))(model(residual(), torch_context), torch_context())
 
 
@@ -103,17 +105,21 @@ def test_masks_of_what_is_gone_go(residual, torch_context):
     masked = Weights(sparsity=0.5)(model(residual(), torch_context), torch_context())
     found = Step(count=1)(masked, torch_context())
     gone = found.history[0].name
-    assert any(name.startswith(gone) for name in masked.masks) and not any(name.startswith(gone) for name in found.masks)
+    assert any(name.startswith(gone) for name in masked.masks) and not any(
+        name.startswith(gone) for name in found.masks
+    )
     assert found.masks
 
 
 def test_where_there_are_none_it_says_what_a_block_is(torch_context):
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 196, 5)).eval()
-    with pytest.raises(StepError, match="no block that can go: a child of an nn.Sequential"):
+    with pytest.raises(StepError, match=r"no block that can go: a child of an nn\.Sequential"):
         Step(count=1)(model(module, torch_context), torch_context())
 
 
-@pytest.mark.parametrize("settings", [{}, {"ratio": 0.3, "count": 1}, {"ratio": 1}, {"count": 0}, {"count": 1, "samples": 0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"ratio": 0.3, "count": 1}, {"ratio": 1}, {"count": 0}, {"count": 1, "samples": 0}]
+)
 def test_settings_that_cannot_be(settings):
     with pytest.raises(ValidationError):
         Step(**settings)

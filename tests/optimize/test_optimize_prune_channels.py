@@ -62,7 +62,9 @@ def test_the_goal_is_reached_and_not_passed_by_far(residual, torch_context, goal
 def test_the_ratio_is_of_the_channels_that_may_go(residual, torch_context):
     given = model(residual(), torch_context)
     found = Step(ratio=0.25, multiple=1, include=("*.conv1",))(given, torch_context())
-    before, after = (sum(size for name, size in widths(one.module).items() if name.endswith("conv1")) for one in (given, found))
+    before, after = (
+        sum(size for name, size in widths(one.module).items() if name.endswith("conv1")) for one in (given, found)
+    )
     assert 0.7 < after / before <= 0.75
 
 
@@ -101,7 +103,9 @@ def test_padded_shortcuts_are_left_alone_and_named(option_a, torch_context):
 
 def test_include_and_exclude(residual, torch_context):
     before = widths(residual())
-    found = Step(ratio=0.4, include=("stages.*",), exclude=("stages.2.conv1",))(model(residual(), torch_context), torch_context())
+    found = Step(ratio=0.4, include=("stages.*",), exclude=("stages.2.conv1",))(
+        model(residual(), torch_context), torch_context()
+    )
     after = widths(found.module)
     # the stem's channels are those of stages.0, which the stem, not included, keeps from going
     assert {name for name in before if after[name] < before[name]} >= {"stages.0.conv1", "stages.1.conv1"}

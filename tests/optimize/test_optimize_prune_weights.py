@@ -28,8 +28,12 @@ def test_the_smallest_of_all_are_zero(residual, torch_context):
     given = residual()
     found = Step(sparsity=0.7)(model(given, torch_context), torch_context())
     assert sum(zeros(found.module).values()) == round(0.7 * total(given))
-    gone = torch.cat([layer.weight[~found.masks[f"{name}.weight"]].abs() for name, layer in pruning.layers(given).items()])
-    kept = torch.cat([layer.weight[found.masks[f"{name}.weight"]].abs() for name, layer in pruning.layers(given).items()])
+    gone = torch.cat(
+        [layer.weight[~found.masks[f"{name}.weight"]].abs() for name, layer in pruning.layers(given).items()]
+    )
+    kept = torch.cat(
+        [layer.weight[found.masks[f"{name}.weight"]].abs() for name, layer in pruning.layers(given).items()]
+    )
     assert gone.max() <= kept.min()
 
 
@@ -81,7 +85,9 @@ def test_more_may_go_later(residual, torch_context):
 
 
 def test_include_and_exclude(residual, torch_context):
-    found = Step(sparsity=0.5, include=("stages.*",), exclude=("*.conv2",))(model(residual(), torch_context), torch_context())
+    found = Step(sparsity=0.5, include=("stages.*",), exclude=("*.conv2",))(
+        model(residual(), torch_context), torch_context()
+    )
     lost = {name for name, count in zeros(found.module).items() if count}
     assert lost == {name.removesuffix(".weight") for name in found.masks}
     assert lost == {name for name in zeros(found.module) if name.startswith("stages") and not name.endswith("conv2")}

@@ -45,7 +45,11 @@ def test_removed_channels_are_those_at_zero(residual, pictures):
 def test_a_residual_stream_loses_its_channels_everywhere(residual, pictures):
     small, broken = pruning.remove_channels(residual(), [Removal("stem.0", tuple(range(8)))], [pictures])
     assert broken == {}
-    assert (small.stem[0].out_channels, small.stages[0].conv2.out_channels, small.stages[1].conv1.in_channels) == (8, 8, 8)
+    assert (small.stem[0].out_channels, small.stages[0].conv2.out_channels, small.stages[1].conv1.in_channels) == (
+        8,
+        8,
+        8,
+    )
 
 
 def test_an_activation_that_is_not_zero_at_zero_does_not_break_the_invariant(pictures):
@@ -81,9 +85,13 @@ def test_the_output_layer_is_told_by_its_shape(residual, pictures):
 
 def test_relative_change():
     wanted = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([1.0])}
-    assert pruning.relative_change({"a": torch.tensor([3.0, 4.5]), "b": torch.tensor([1.0])}, wanted) == pytest.approx(0.1)
+    assert pruning.relative_change({"a": torch.tensor([3.0, 4.5]), "b": torch.tensor([1.0])}, wanted) == pytest.approx(
+        0.1
+    )
     assert pruning.relative_change({"a": torch.tensor([3.0]), "b": torch.tensor([1.0])}, wanted) == float("inf")
-    assert pruning.relative_change({"a": torch.tensor([3.0, float("nan")]), "b": torch.tensor([1.0])}, wanted) == float("inf")
+    assert pruning.relative_change({"a": torch.tensor([3.0, float("nan")]), "b": torch.tensor([1.0])}, wanted) == float(
+        "inf"
+    )
     assert pruning.relative_change({"a": torch.zeros(2)}, {"a": torch.zeros(2)}) == 0
 
 
@@ -151,7 +159,9 @@ def test_what_does_not_fit_is_refused(residual, option_a, torch_context, tmp_pat
 
 
 def test_the_history_is_torch_prunings_own(residual, torch_context, tmp_path):
-    found = Blocks(count=1)(Channels(ratio=0.3)(TorchModel(residual(), torch_context.inputs), torch_context()), torch_context())
+    found = Blocks(count=1)(
+        Channels(ratio=0.3)(TorchModel(residual(), torch_context.inputs), torch_context()), torch_context()
+    )
     pruning.save(found, tmp_path, AXES)
     written = json.loads((tmp_path / "pruning.json").read_text())
     name, outputs, channels = written["history"][0]

@@ -293,9 +293,29 @@ def test_a_recipe_cannot_be_changed(path):
         asked.measure.seed = 3
 
 
-def test_every_step_takes_its_defaults_in_a_recipe():
+def test_every_step_takes_its_defaults_in_a_recipe_or_asks_for_a_goal():
     for name in steps.names():
-        source = {"entry": "m.py:build"} if steps.takes(steps.get(name)()) is TorchModel else {"path": "m.onnx"}
-        asked = from_table(table(model=source, steps=[{"use": name}]), Path())
+        source = (
+            {"entry": "m.py:build"}
+            if steps.takes(steps.get(name).model_construct()) is TorchModel
+            else {"path": "m.onnx"}
+        )
+        given = table(model=source, steps=[{"use": name}])
+        try:
+            asked = from_table(given, Path())
+        except InputError as error:
+            assert f"the step '{name}'" in str(error) and ": give " in str(error)
+            continue
         assert steps.name_of(asked.steps[0]) == name
         assert recipe.from_table(asked.plain(), Path()) == asked
+
+
+def test_the_paths_in_steps_are_the_recipes(tmp_path):
+    listed = [
+        {"use": "prune_channels", "ratio": 0.3, "recover": {"augment": "data.py:flip"}},
+        {"use": "recover", "augment": "data.py:flip"},
+    ]
+    asked = from_table(table(model={"entry": "model.py:build"}, steps=listed), tmp_path)
+    first, second = asked.all_steps()[:2]
+    assert first.recover.augment == second.augment == f"{tmp_path}/data.py:flip"
+    assert asked.plain()["steps"][1]["augment"] == "data.py:flip"

@@ -32,15 +32,15 @@ def damaged(residual, torch_context):
 @pytest.fixture(scope="session")
 def learned(residual, tmp_path_factory):
     """The state of the same network, trained on the bright spots."""
-    from runtime.tensors import TensorSpec
-    from targets import Scheme
+    from conftest import bright
 
     from optimize.data import NAMES, from_arrays
     from optimize.steps import Context
-    from conftest import bright
+    from runtime.tensors import TensorSpec
+    from targets import Scheme
 
     x, y = bright(160)
-    splits = from_arrays(dict.fromkeys(NAMES, {"image": x, "y": y}), "here")
+    splits = from_arrays({name: {"image": x, "y": y} for name in NAMES}, "here")
     context = Context(splits.calibrate, {}, Scheme(ops=()), tmp_path_factory.mktemp("learned"))
     model = TorchModel(residual(), (TensorSpec("image", "float32", ("batch", 3, 16, 16)),))
     return Step(epochs=8, batch=32, lr=1e-2)(model, context)
@@ -68,8 +68,8 @@ def augmentation(tmp_path, body, name="augment.py"):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"optimizer": "adamw"}, {"optimizer": "sgd", "schedule": "onecycle", "lr": 0.1}, {"schedule": "constant", "clip": 0},
-     {"ema": 0.9}],
+    [{"optimizer": "adamw"}, {"optimizer": "sgd", "schedule": "onecycle", "lr": 0.1},
+     {"schedule": "constant", "clip": 0}, {"ema": 0.9}],
     ids=str,
 )  # fmt: skip
 def test_a_damaged_network_learns_from_labels(damaged, torch_context, settings):
@@ -181,7 +181,9 @@ def test_schedules():
         assert 0 < training.rate(step, 0.0) < 0.05 and training.rate(step, 0.05) == pytest.approx(0.5)
     assert training.rate(cosine, 0.1) == 1 and training.rate(cosine, 1.0) == pytest.approx(0, abs=1e-9)
     assert training.rate(cosine, 0.55) == pytest.approx(0.5)
-    assert training.rate(onecycle, 0.1 + 0.9 * 0.3) == pytest.approx(1) and training.rate(onecycle, 0.1) == pytest.approx(0.04)
+    assert training.rate(onecycle, 0.1 + 0.9 * 0.3) == pytest.approx(1) and training.rate(
+        onecycle, 0.1
+    ) == pytest.approx(0.04)
     assert training.rate(onecycle, 1.0) == pytest.approx(0, abs=1e-9)
     assert training.rate(constant, 0.9) == 1
     assert training.rate(Step(warmup=0), 0.0) == 1
@@ -196,7 +198,9 @@ def test_nan_is_rolled_back_and_said(damaged, torch_context, tmp_path):
     found = Step(**{**QUICK, "epochs": 9}, augment=place)(damaged, context)
     assert accuracy(found, context) > 0.9
     assert all(torch.isfinite(value).all() for value in found.module.state_dict().values())
-    assert context.notes[0].startswith("recover: the loss was no number in pass 2; it went back to the weights at the end")
+    assert context.notes[0].startswith(
+        "recover: the loss was no number in pass 2; it went back to the weights at the end"
+    )
     assert "halved the learning rate" in context.notes[0]
 
 
@@ -232,7 +236,9 @@ def test_an_augmentation_is_told_the_random_numbers(damaged, torch_context, tmp_
 def test_labels_that_do_not_fit(damaged, torch_context):
     context = torch_context()
     feeds, labels = context.calibrate.take(64)
-    wrong = replace(context, calibrate=Split("calibrate", lambda: [(feeds, np.stack([labels, labels], 1))]), validate=None)
+    wrong = replace(
+        context, calibrate=Split("calibrate", lambda: [(feeds, np.stack([labels, labels], 1))]), validate=None
+    )
     with pytest.raises(InputError, match=r"whole-number labels \(32, 2\) do not fit the first output, \(32, 5\)"):
         Step(**QUICK)(damaged, wrong)
 
@@ -325,8 +331,9 @@ def test_the_loss_of_real_numbers_and_of_maps():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"epochs": 0}, {"minutes": 0}, {"batch": 1}, {"optimizer": "lion"}, {"lr": 0}, {"distill": 2}, {"ema": 1},
-                 {"warmup": 1}, {"patience": 0}, {"epoch": 3}],
+    "settings",
+    [{"epochs": 0}, {"minutes": 0}, {"batch": 1}, {"optimizer": "lion"}, {"lr": 0}, {"distill": 2}, {"ema": 1},
+     {"warmup": 1}, {"patience": 0}, {"epoch": 3}],
 )  # fmt: skip
 def test_settings_that_cannot_be(settings):
     with pytest.raises(ValidationError):
@@ -335,7 +342,7 @@ def test_settings_that_cannot_be(settings):
 
 # --- two processes
 
-SCRIPT = '''
+SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
@@ -367,16 +374,20 @@ torch.save(found.module.state_dict(), folder / "weights.pt")
 assert context.notes[-1].count("in 2 processes"), context.notes
 assert (folder / "recover.json").exists() == (os.environ["RANK"] == "0")
 (folder / "accuracy").write_text(str(accuracy))
-'''
+"""
 
 
 def test_two_processes_train_one_network(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    # `launch --cpu --num_processes 2` starts two processes through mpirun alone (accelerate 1.15: without it, one), and
-    # --multi_gpu through torch's launcher; on the CPU nonetheless
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", "1"]  # fmt: skip
+    # accelerate 1.15's `launch --cpu --num_processes 2` starts a second process through mpirun alone; --multi_gpu does
+    # through torch's own launcher, and the environment says that it is the CPU nonetheless
+    launch = [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        "--num_cpu_threads_per_process", "1",
+    ]  # fmt: skip
     done = subprocess.run(
         [*launch, str(script), str(tmp_path / "out")], capture_output=True, text=True, timeout=240, check=False,
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},

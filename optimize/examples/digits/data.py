@@ -18,11 +18,6 @@ def upscale(images: np.ndarray) -> np.ndarray:
     return (both[:, None] / 16).astype(np.float32)
 
 
-def shift(feeds: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:
-    """A batch moved by up to three pixels, as in training: the digits are not all centred."""
-    return {name: np.roll(images, random.integers(-3, 4, 2), (2, 3)) for name, images in feeds.items()}
-
-
 def splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The three splits: 797 digits to train and calibrate on, 400 to choose by, 600 to report on."""
     digits = load_digits()
