@@ -295,11 +295,8 @@ def test_a_recipe_cannot_be_changed(path):
 
 def test_every_step_takes_its_defaults_in_a_recipe_or_asks_for_a_goal():
     for name in steps.names():
-        source = (
-            {"entry": "m.py:build"}
-            if steps.takes(steps.get(name).model_construct()) is TorchModel
-            else {"path": "m.onnx"}
-        )
+        kind = steps.takes(steps.get(name).model_construct())
+        source = {"entry": "m.py:build"} if kind is TorchModel else {"path": "m.onnx"}
         given = table(model=source, steps=[{"use": name}])
         try:
             asked = from_table(given, Path())
