@@ -255,8 +255,14 @@ def _origin(model: TorchModel | OnnxModel) -> str:
 
 def _code(step: Settings) -> list[str]:
     """The sha256 of every file of the user's that a step's settings name as file.py:function."""
-    texts = [value for value in step.model_dump().values() if isinstance(value, str) and ".py:" in value]
-    return [sha256(split_place(text)[0]) for text in texts]
+    todo, places = [step.model_dump()], []
+    while todo:
+        for value in todo.pop().values():
+            if isinstance(value, dict):
+                todo.append(value)
+            elif isinstance(value, str) and ".py:" in value:
+                places.append(split_place(value)[0])
+    return [sha256(place) for place in places]
 
 
 def batch_of(model: OnnxModel, axes: Axes, wanted: int) -> int:

@@ -1,6 +1,7 @@
 """Train on after pruning, from the original and from labels or from it alone (Hinton et al. 2015, arXiv:1503.02531).
 
-It runs on Hugging Face accelerate, so the same recipe trains on several processes under `accelerate launch`.
+It trains on Hugging Face accelerate, so a script that calls this step does so on several processes under
+`accelerate launch`. A whole `optimize run` does not: its other stages are one process's.
 """
 
 import copy
