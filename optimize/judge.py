@@ -54,7 +54,7 @@ def latency(found: Measurement, name: str, margin: float) -> Latency:
 
 def ratio_part(found: Ratio, margin: float) -> RatioPart:
     """With its verdict."""
-    return RatioPart(ratio=found.value, low=found.low, high=found.high, verdict=verdict(found, margin))  # type: ignore[arg-type]
+    return RatioPart(ratio=found.value, low=found.low, high=found.high, verdict=verdict(found, margin))
 
 
 def final(found: Measurement, name: str, plain: str | None, default: str | None) -> Final:

@@ -96,7 +96,7 @@ class Constraints(_Table):
     @classmethod
     def _readable(cls, value: Any) -> float | str:
         allowed_drop(value, 1.0)
-        return value  # type: ignore[no-any-return]  # a number or a string, or the line above had raised
+        return value if isinstance(value, str) else float(value)
 
 
 class Measure(_Table):

@@ -35,10 +35,10 @@ def load_callable(place: str, what: str) -> Callable[..., Any]:
     if not hasattr(module, name):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise InputError(f"{path} has no '{name}': {unknown(what, name, known)}")
-    found = getattr(module, name)
+    found: Callable[..., Any] = getattr(module, name)
     if not callable(found):
         raise InputError(f"'{name}' in {path} is a {type(found).__name__}, not a callable.")
-    return found  # type: ignore[no-any-return]  # a user's
+    return found
 
 
 def _load(path: Path, what: str) -> ModuleType:

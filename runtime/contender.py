@@ -57,8 +57,7 @@ class Worker:
     ) -> None:
         self.name = name
         self._limit_s = limit_s
-        log_stream = log.open("ab") if log else subprocess.DEVNULL
-        try:
+        with (log or Path(os.devnull)).open("ab") as chatter:
             self._process = subprocess.Popen(
                 # -P: no folder of the user's before ours on sys.path, so that no `types.py` of theirs is ours
                 [
@@ -70,13 +69,10 @@ class Worker:
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=log_stream,
+                stderr=chatter,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
                 start_new_session=True,  # Ctrl-C reaches the parent, which ends the worker in its own order
             )
-        finally:
-            if log:
-                log_stream.close()  # type: ignore[union-attr]  # it is a file where there is a log
 
     @classmethod
     def start(

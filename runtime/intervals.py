@@ -3,10 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from runtime.tensors import Array
+
+LatencyVerdict = Literal["faster", "slower", "no difference", "cannot tell"]
 
 Z95 = 1.959963984540054  # two-sided 95 %
 
@@ -38,7 +41,7 @@ def ratio(base: Sequence[Array], other: Sequence[Array]) -> Ratio:
     return Ratio(math.exp(middle), math.exp(middle - half), math.exp(min(middle + half, 700.0)), n)
 
 
-def verdict(found: Ratio, margin: float) -> str:
+def verdict(found: Ratio, margin: float) -> LatencyVerdict:
     """`faster`, `slower`, `no difference` (inside +-margin, a share) or `cannot tell`."""
     if found.low >= 1 / (1 + margin) and found.high <= 1 + margin:
         return "no difference"

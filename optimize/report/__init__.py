@@ -17,8 +17,11 @@ class _Part(BaseModel):
 
 
 class Accuracy(_Part):
-    """Of one contender on one split. `drop` is original minus candidate, positive is worse, in the metric's unit;
-    `low` and `high` are one-sided 95 % bounds, paired on the same samples."""  # noqa: D205, D209
+    """Of one contender on one split.
+
+    `drop` is original minus candidate, positive is worse, in the metric's unit; `low` and `high` are one-sided 95 %
+    bounds, paired on the same samples.
+    """
 
     metric: str
     value: float

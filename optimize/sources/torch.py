@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimize.sources import ModelSpec, Original
 from optimize.usercode import load_callable
+from runtime.engines import filled
 from runtime.errors import EngineError, InputError
 from runtime.host import cores
 from runtime.tensors import Array, TensorSpec
@@ -62,9 +63,7 @@ class TorchSession:
                 found = {name: value.numpy() for name, value in results.items()}
         except Exception as error:
             raise EngineError(f"the model raised {type(error).__name__}: {error}") from error
-        for name in out or ():
-            out[name][...] = found[name]  # type: ignore[index]  # `out` is not None here
-        return found
+        return filled(out, found)
 
     def precision(self) -> dict[str, int]:
         """Of the parameters, since torch computes in their format."""

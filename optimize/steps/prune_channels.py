@@ -267,8 +267,11 @@ def _sets(group: Any) -> int:
 
 
 def _gradients(model: TorchModel, module: "nn.Module", context: Context) -> None:
-    """Fill the gradients of a module: of the cross-entropy with the labels, or with its own answers where there are
-    none; of the mean square of what is no classifier."""  # noqa: D205, D209
+    """Fill the gradients of a module.
+
+    Of the cross-entropy with the labels, or with its own answers where there are none; of the mean square of what is no
+    classifier.
+    """
     import torch
     from torch.nn import functional
 

@@ -111,6 +111,13 @@ def check_specs(engine: str, specs: Specs, inputs: Mapping[str, str | None], out
             raise EngineError(f"this {engine} file has the {kind} {dict(got)}, the manifest says {said}.")
 
 
+def filled(out: Mapping[str, Array] | None, results: dict[str, Array]) -> dict[str, Array]:
+    """The results, those that `out` names written into its arrays too: the end of every `Session.run`."""
+    for name, array in (out or {}).items():
+        array[...] = results[name]
+    return results
+
+
 def onnx_files(onnx: Path) -> dict[str, Path]:
     """An ONNX file by role: the model, and its external data where it has some beside it."""
     data = onnx.with_name(f"{onnx.name}.data")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.engines import Options, check_options, check_specs, library, onnx_files
+from runtime.engines import Options, check_options, check_specs, filled, library, onnx_files
 from runtime.errors import EngineError
 from runtime.host import Host
 from runtime.tensors import Array, Specs
@@ -60,9 +60,7 @@ class OnnxRuntimeSession:
             results = dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from error
-        for name in out or ():
-            out[name][...] = results[name]  # type: ignore[index]  # `out` is not None here
-        return results
+        return filled(out, results)
 
     def precision(self) -> dict[str, int]:
         """Counted over the nodes of the graph as it is fused for running; needs the package onnx."""

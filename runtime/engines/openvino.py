@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.engines import Options, check_options, check_specs, library
+from runtime.engines import Options, check_options, check_specs, filled, library
 from runtime.errors import EngineError, InputError
 from runtime.host import Host
 from runtime.tensors import Array, Specs, TensorSpec
@@ -58,9 +58,7 @@ class OpenVinoSession:
             raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
         finally:
             self._requests.append(request)
-        for name in out or ():
-            out[name][...] = results[name]  # type: ignore[index]  # `out` is not None here
-        return results
+        return filled(out, results)
 
     def precision(self) -> dict[str, int]:
         """Counted over the nodes of the graph that really runs."""

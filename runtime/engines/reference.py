@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from runtime.engines import Options, check_options, check_specs, library, onnx_files
+from runtime.engines import Options, check_options, check_specs, filled, library, onnx_files
 from runtime.errors import EngineError
 from runtime.host import Host
 from runtime.tensors import Array, Specs
@@ -44,9 +44,7 @@ class ReferenceSession:
                 results = dict(zip(self._outputs, self._evaluator.run(None, dict(feeds)), strict=True))
         except Exception as error:
             raise EngineError(f"onnx's evaluator failed: {error}") from error
-        for name in out or ():
-            out[name][...] = results[name]  # type: ignore[index]  # `out` is not None here
-        return results
+        return filled(out, results)
 
     def precision(self) -> dict[str, int]:
         """It computes each node as the file says."""

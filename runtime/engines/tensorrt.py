@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.engines import Options, _cuda, check_options, check_specs
+from runtime.engines import Options, _cuda, check_options, check_specs, filled
 from runtime.engines import _tensorrt_vendor as vendor
 from runtime.engines._tensorrt_lane import Lane
 from runtime.errors import EngineError, InputError
@@ -92,9 +92,7 @@ class TensorRtSession:
             results = lane.run(feeds, self._graphs)
         finally:
             self._lanes.append(lane)
-        for name in out or ():
-            out[name][...] = results[name]  # type: ignore[index]  # `out` is not None here
-        return results
+        return filled(out, results)
 
     def precision(self) -> dict[str, int]:
         """Counted over the layers of the plan, as TensorRT fused them."""
