@@ -1,17 +1,20 @@
 """Make each candidate's ONNX file and engine, and see that the engine computes what its file says."""
 
+import contextlib
 import copy
 import hashlib
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from optimize import pruning, reproduce, steps
+from optimize import processes, pruning, reproduce, steps
 from optimize.cache import Cache, address, digest
 from optimize.models import Axes, OnnxModel, TorchModel, measures, read_onnx
 from optimize.plan import Candidate
@@ -22,12 +25,13 @@ from optimize.steps import Context, Settings
 from optimize.subject import Subject
 from optimize.usercode import split_place, user_files
 from optimize.verify import SAMPLES, judge, signal_to_noise, sized_feeds
-from runtime import contender, engines
+from runtime import contender, engines, host
 from runtime.bundle import sha256
 from runtime.contender import Contender, Worker
 from runtime.engines import describe, relative_error
 from runtime.errors import Error, StepError, WorkError
 from runtime.tensors import Array
+from targets import Scheme
 
 COLLAPSED_DB = 3.0  # below this the noise is nearly as large as the signal
 EXACT_DB = 200.0  # for results that are equal, since JSON has no infinity
@@ -65,6 +69,20 @@ class Lost:
     reason: str
 
 
+@dataclass(frozen=True)
+class _Task:
+    """One step to do.
+
+    Attributes:
+        unpruned: the latest model of which nothing was removed yet.
+    """
+
+    step: Settings
+    model: TorchModel | OnnxModel
+    unpruned: TorchModel | OnnxModel
+    scheme: Scheme
+
+
 class Builder:
     """Makes models by steps, sharing what candidates have in common, and compiles them in processes of their own.
 
@@ -72,7 +90,6 @@ class Builder:
         subject: what is optimized, with its data.
         cache: where results of steps are kept.
         versions: of all that takes part; another version is another result.
-        folder: for the engines.
         failed: for what a candidate failed on.
         log: where vendors' chatter goes.
         progress: told what is being done.
@@ -80,7 +97,7 @@ class Builder:
     """
 
     def __init__(
-        self, subject: Subject, cache: Cache, versions: Mapping[str, str], folder: Path, failed: Path, log: Path,
+        self, subject: Subject, cache: Cache, versions: Mapping[str, str], failed: Path, log: Path,
         progress: Progress, limits: Limits | None = None,
     ) -> None:  # fmt: skip
         self._start = subject.model
@@ -94,7 +111,6 @@ class Builder:
             "versions": dict(versions),
         }
         self._root = _origin(subject.model)
-        self._folder = folder
         self._failed = failed
         self._log = log
         limits = limits or Limits()
@@ -105,6 +121,13 @@ class Builder:
         self._progress = progress
         self._made: dict[str, tuple[TorchModel | OnnxModel, Made] | StepError] = {}
 
+    def train(self, candidates: Sequence[Candidate]) -> None:
+        """Do the steps on torch models, with every process of `accelerate launch`; `build` then finds them made."""
+        for candidate in candidates:
+            with contextlib.suppress(StepError):  # `build` says it
+                self._steps(replace(candidate, steps=tuple(takewhile(_on_torch, candidate.steps))))
+        processes.part()
+
     def build(self, candidate: Candidate) -> Built | Lost:
         """One candidate.
 
@@ -113,6 +136,7 @@ class Builder:
         """
         try:
             model, made = self._steps(candidate)
+            assert isinstance(model, OnnxModel)  # `steps.complete` saw to it
         except StepError as error:
             if candidate.role != "steps":
                 raise
@@ -130,12 +154,8 @@ class Builder:
         return built
 
     def _compile(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...]) -> Built | Lost:
-        out = self._folder / "engines" / candidate.name
         engine, options = candidate.target.engine, self._options(candidate, model)
-        files = contender.call(
-            "runtime.worker:compile_engine", self._log, **self._limits,
-            engine=engine, onnx=str(model.path), out=str(out), options=options,
-        )  # fmt: skip
+        files = self._engine(engine, model, options)
         opened = _contender(candidate.name, engine, files, model, options)
         with Worker.start(opened, self._feeds(model), self._log, **self._limits) as worker:
             counts, answer = worker.precision(), worker.outputs
@@ -143,6 +163,31 @@ class Builder:
         if lost := _disagrees(answer, judge(model).run(self._feeds(model)), max(formats, default=0.0) or 1e-3):
             return lost
         return Built(model, {role: Path(file) for role, file in files.items()}, opened, describe(counts), made)
+
+    def _engine(self, engine: str, model: OnnxModel, options: Mapping[str, Any]) -> dict[str, str]:
+        """The compiled files, role to path, out of the cache or made by a process of their own.
+
+        Another processor, GPU or number of cores is another engine.
+        """
+        place = address(
+            compiled=engine,
+            model=digest(list(engines.onnx_files(model.path).values())),
+            options=dict(options),
+            host=host.facts().to_json(),
+            versions=self._common["versions"],
+        )
+        with self._cache.making(place) as room:
+            entry = self._cache.get(place)
+            if entry is None:
+                out = room / "result"
+                shutil.rmtree(out, ignore_errors=True)
+                files = contender.call(
+                    "runtime.worker:compile_engine", self._log, **self._limits,
+                    engine=engine, onnx=str(model.path), out=str(out), options=options,
+                )  # fmt: skip
+                roles = {role: Path(file).relative_to(out).as_posix() for role, file in files.items()}
+                entry = self._cache.put(place, out, {"use": f"compile for {engine}", "roles": roles})
+            return {role: str(entry.folder / file) for role, file in entry.facts["roles"].items()}
 
     def _options(self, candidate: Candidate, model: OnnxModel) -> dict[str, Any]:
         """The candidate's, and the sizes that the recipe's axes may take, for engines that are built for a range."""
@@ -154,8 +199,9 @@ class Builder:
         opened = _contender(candidate.name, "onnxruntime", {"model": str(model.path)}, model, {"fuse": False})
         return Built(model, {}, opened, "", made)
 
-    def _steps(self, candidate: Candidate) -> tuple[OnnxModel, tuple[Made, ...]]:
+    def _steps(self, candidate: Candidate) -> tuple[TorchModel | OnnxModel, tuple[Made, ...]]:
         model, history, place = self._start, tuple[Made, ...](), self._root
+        unpruned = model
         for step in candidate.steps:
             name = steps.name_of(step)
             place = address(
@@ -169,7 +215,7 @@ class Builder:
             if place not in self._made:
                 self._progress.say(f"{name} for {candidate.name}" if step.scheme_matters else name)
                 try:
-                    self._made[place] = self._kept(place, step, model, candidate)
+                    self._made[place] = self._kept(place, _Task(step, model, unpruned, candidate.scheme))
                 except Error as error:
                     after = f" after {', '.join(one.use for one in history)}" if history else ""
                     failed = StepError(f"the step '{name}'{after}: {error}")
@@ -179,26 +225,49 @@ class Builder:
             if isinstance(found, StepError):
                 raise found
             model, history = found[0], (*history, found[1])
-        assert isinstance(model, OnnxModel)  # `steps.complete` saw to it
+            if isinstance(model, TorchModel) and not model.history and not model.masks:
+                unpruned = model
         return model, history
 
-    def _kept(
-        self, place: str, step: Settings, model: TorchModel | OnnxModel, candidate: Candidate
-    ) -> tuple[TorchModel | OnnxModel, Made]:
+    def _kept(self, place: str, task: _Task) -> tuple[TorchModel | OnnxModel, Made]:
         """A step's result out of the cache, made and put there first where it is not in it."""
+        if not processes.first():
+            return self._helped(task), Made(use=steps.name_of(task.step))
         with self._cache.making(place) as room:
             entry = self._cache.get(place)
-            known = entry is not None
+            known = processes.shared(entry is not None)
             if entry is None:
-                result, made = self._step(step, model, candidate, room)
+                try:
+                    result, made = self._step(task, room)
+                except Error:
+                    processes.shared(None)
+                    raise
                 shutil.rmtree(room / "result", ignore_errors=True)  # of a run that was killed just here
                 self._store(result, room / "result")
                 entry = self._cache.put(place, room / "result", made.model_dump(mode="json"))
             made = Made.model_validate({**entry.facts, "cached": known})
-            if steps.gives(step) is OnnxModel:
+            if not _on_torch(task.step):
                 return read_onnx(next(entry.folder.glob("*.onnx"))), made
-            assert isinstance(self._start, TorchModel)
-            return pruning.load(entry.folder, copy.deepcopy(self._start.module)), made
+            if processes.count() > 1:
+                processes.shared({file.name: file.read_bytes() for file in entry.folder.iterdir()})
+            return self._load(entry.folder), made
+
+    def _helped(self, task: _Task) -> TorchModel:
+        """What a later process does for a step: its share of the work; the result is the first one's."""
+        with tempfile.TemporaryDirectory() as folder:
+            if not processes.shared(None):
+                with contextlib.suppress(Error):  # the first one says it
+                    self._step(task, Path(folder))
+            files = processes.shared(None)
+            if files is None:
+                raise StepError("it failed in the first process")
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            return self._load(Path(folder))
+
+    def _load(self, folder: Path) -> TorchModel:
+        assert isinstance(self._start, TorchModel)  # no other has steps on torch
+        return pruning.load(folder, copy.deepcopy(self._start.module))
 
     def _store(self, result: TorchModel | OnnxModel, folder: Path) -> None:
         """Put a result's files into a folder; an ONNX file keeps its name, by which it finds its external data."""
@@ -209,13 +278,11 @@ class Builder:
         for part in engines.onnx_files(result.path).values():
             shutil.copyfile(part, folder / part.name)
 
-    def _step(
-        self, step: Settings, model: TorchModel | OnnxModel, candidate: Candidate, folder: Path
-    ) -> tuple[TorchModel | OnnxModel, Made]:
-        begun = time.monotonic()
+    def _step(self, task: _Task, folder: Path) -> tuple[TorchModel | OnnxModel, Made]:
+        begun, step, model = time.monotonic(), task.step, task.model
         context = Context(
-            self._splits.calibrate, self._axes, candidate.scheme, folder,
-            original=self._start if isinstance(self._start, TorchModel) else None,
+            self._splits.calibrate, self._axes, task.scheme, folder,
+            original=task.unpruned if isinstance(task.unpruned, TorchModel) else None,
             validate=self._splits.validate, progress=self._progress.count,
         )  # fmt: skip
         result = step(model, context)
@@ -237,6 +304,10 @@ class Builder:
 
     def _feeds(self, model: OnnxModel) -> dict[str, Array]:
         return sized_feeds(self._splits.calibrate, model.specs.inputs, batch_of(model, self._axes, SAMPLES))
+
+
+def _on_torch(step: Settings) -> bool:
+    return steps.gives(step) is TorchModel
 
 
 def _origin(model: TorchModel | OnnxModel) -> str:

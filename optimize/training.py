@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optimize import checkpoint
+from optimize import checkpoint, processes
 from optimize.checkpoint import Checkpoint, Progress, copied
 from optimize.data import Split
 from optimize.losses import Targets, loss, score, score_in_words
@@ -106,6 +106,7 @@ class _Training:
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.module = module.to(self.device)
         self.module.requires_grad_(True)
+        self._lay_out()
         self.masks = {name: mask.to(self.device) for name, mask in task.masks.items()}
         self.teacher = task.teacher.to(self.device) if task.teacher else None
         decayed = [p for p in module.parameters() if p.ndim > 1]
@@ -124,8 +125,23 @@ class _Training:
         self.begun = time.monotonic()
         self.wanted: Targets | None = None  # of validate, once
 
+    def _lay_out(self) -> None:
+        """Channels last, where the module runs so: a quarter faster on a CPU, and much on tensor cores."""
+        import torch
+
+        self.layout = torch.channels_last
+        self.module.to(memory_format=self.layout)
+        try:
+            with torch.no_grad():
+                self.module(*self._arguments(self.task.learn.at(np.arange(min(2, len(self.task.learn))))[0]))
+        except RuntimeError:  # a `view` of what is not contiguous now; any other error comes again in the first step
+            self.layout = torch.contiguous_format
+            self.module.to(memory_format=self.layout)
+
     def run(self, notes: list[str]) -> "nn.Module":
-        held = self._from_first(checkpoint.read(self.folder, self.key) if self.rank == 0 else None)
+        import torch
+
+        held = processes.shared(checkpoint.read(self.folder, self.key) if self.rank == 0 else None)
         if held:
             held.progress.notes.append(f"recover went on from its checkpoint after pass {held.progress.epoch}")
             self._return_to(held)
@@ -144,8 +160,8 @@ class _Training:
             self.accelerator.wait_for_everyone()
         notes += [*at.notes, self._summary(at)]
         # of the first process, since each has seen other samples in its batch norms
-        self.module.load_state_dict(self._from_first(held.best or held.average or held.module))
-        trained: nn.Module = self.module.to("cpu")
+        self.module.load_state_dict(processes.shared(held.best or held.average or held.module))
+        trained: nn.Module = self.module.to("cpu", memory_format=torch.contiguous_format)
         return trained.eval()
 
     def _over(self, at: Progress) -> bool:
@@ -157,7 +173,7 @@ class _Training:
         share = step / (self.settings.epochs * self.steps)
         if self.settings.minutes:
             clock = (time.monotonic() - self.begun) / (60 * self.settings.minutes)
-            share = max(share, self._from_first(clock))
+            share = max(share, processes.shared(clock))
         return float(min(share, 1.0))
 
     def _pass(self, at: Progress) -> bool:
@@ -187,10 +203,10 @@ class _Training:
         feeds, labels = self.task.learn.at(rows)
         if self.task.augment:
             feeds = _augmented(self.task.augment, feeds, random)
-        arguments = [value.to(self.device) for value in tensors(feeds, self.task.inputs)]
+        arguments = self._arguments(feeds)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        got = named_outputs(self.wrapped(*arguments))
+        got = self._answer(self.wrapped, arguments)
         value = loss(got, self._targets(arguments, labels), self.settings)
         self.optimizer.zero_grad()
         self.accelerator.backward(value)
@@ -213,13 +229,25 @@ class _Training:
                     old.lerp_(new, 1 - keep) if old.is_floating_point() else old.copy_(new)
         return True
 
+    def _arguments(self, feeds: dict[str, Array]) -> "list[Tensor]":
+        values = [value.to(self.device) for value in tensors(feeds, self.task.inputs)]
+        return [value.contiguous(memory_format=self.layout) if value.ndim == 4 else value for value in values]
+
+    def _answer(self, module: "nn.Module", arguments: "list[Tensor]") -> "dict[str, Tensor]":
+        """In the precision of the settings; losses are reckoned in fp32."""
+        import torch
+
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            outputs = named_outputs(module(*arguments))
+        return {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in outputs.items()}
+
     def _targets(self, arguments: "list[Tensor]", labels: Array | None) -> Targets:
         import torch
 
         answers = None
         if self.teacher is not None:
             with torch.no_grad():
-                answers = named_outputs(self.teacher(*arguments))
+                answers = self._answer(self.teacher, arguments)
         return Targets(None if labels is None else torch.from_numpy(labels).to(self.device), answers)
 
     def _first(self) -> Checkpoint:
@@ -239,7 +267,7 @@ class _Training:
             current = copied(self.module)
             if self.average:
                 self.module.load_state_dict(self.average)
-            found = self._from_first(self._score() if self.rank == 0 else None)
+            found = processes.shared(self._score() if self.rank == 0 else None)
             if found > at.score:
                 at.score, at.score_epoch, at.waited, best = found, at.epoch, 0, copied(self.module)
             else:
@@ -276,7 +304,7 @@ class _Training:
         with torch.no_grad():
             for start in range(0, len(judge), JUDGE_BATCH):
                 feeds, _ = judge.at(np.arange(start, min(start + JUDGE_BATCH, len(judge))))
-                arguments = [value.to(self.device) for value in tensors(feeds, self.task.inputs)]
+                arguments = self._arguments(feeds)
                 parts.append(named_outputs(self.module(*arguments)))
                 if self.wanted is None and self.teacher is not None:
                     answers.append(named_outputs(self.teacher(*arguments)))
@@ -287,14 +315,6 @@ class _Training:
 
     def _average(self) -> "dict[str, Tensor]":
         return {name: value.clone() for name, value in self.average.items()}
-
-    def _from_first(self, value: Any) -> Any:
-        """The first process's value, in all of them."""
-        if self.world == 1:
-            return value
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([value])[0]
 
     def _seed(self, epoch: int) -> int:
         return int(np.random.default_rng([self.settings.seed, epoch, self.rank, 1]).integers(2**31))

@@ -53,7 +53,8 @@ class Context:
         scheme: the target's.
         folder: an empty one for the step's files.
         notes: what the step wants said in the report; it appends.
-        original: the unpruned model that recovery learns from, never changed; None where the source is no torch model.
+        original: the unpruned model that recovery learns from, never changed: the original, or what an earlier recovery
+            made of it; None where the source is no torch model.
         validate: for early stopping in `recover`; no other step may look at it.
         progress: told how many of how many are done, and of what.
     """

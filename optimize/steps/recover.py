@@ -1,7 +1,10 @@
-"""Train on after pruning, from the original and from labels or from it alone (Hinton et al. 2015, arXiv:1503.02531).
+"""Train on after pruning, from labels, from the unpruned model, or from both (Hinton et al. 2015, arXiv:1503.02531).
 
-It trains on Hugging Face accelerate, so a script that calls this step does so on several processes under
-`accelerate launch`. A whole `optimize run` does not: its other stages are one process's.
+The unpruned model is the original, or what a `recover` before the pruning made of it: where the data is not what the
+original was trained on, that is the better teacher.
+
+It trains on Hugging Face accelerate: `accelerate launch -m optimize run RECIPE` trains on several GPUs or machines, and
+the first process alone does the rest.
 """
 
 import copy
@@ -32,8 +35,9 @@ class Step(Settings):
         weight_decay: of weights; biases and norms have none.
         clip: largest norm of the gradient; 0 for none.
         ema: decay of the running average of the weights, which then is the result; 0 for none.
-        distill: weight of the original's answers, 1 minus it of the labels; without labels it is all.
+        distill: weight of the unpruned model's answers, 1 minus it of the labels; without labels it is all.
         temperature: of the softmax that is compared.
+        precision: of the arithmetic; weights, norms' statistics and losses stay in fp32, and validate is judged in it.
         augment: file.py:function(arrays by input name, numpy.random.Generator) -> arrays; relative to the recipe.
         patience: passes without a better result on validate after which to stop.
         seed: of the order, of dropout and of the augmentation.
@@ -52,6 +56,7 @@ class Step(Settings):
     ema: float = Field(default=0.0, ge=0, lt=1)
     distill: float = Field(default=0.5, ge=0, le=1)
     temperature: float = Field(default=4.0, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
     augment: str | None = None
     patience: int | None = Field(default=None, ge=1)
     seed: int = 0

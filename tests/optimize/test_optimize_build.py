@@ -51,7 +51,7 @@ def make(subject, tmp_path):
     """A builder over one cache; a second has forgotten all but that."""
 
     def made(subject=subject, **versions):
-        places = tmp_path / "engines", tmp_path / "failed", tmp_path / "log.txt"
+        places = tmp_path / "failed", tmp_path / "log.txt"
         return Builder(subject, Cache(tmp_path / "cache"), versions, *places, Progress(1, silent=True))
 
     return made
@@ -257,6 +257,21 @@ def test_other_data_is_a_miss(make, subject):
     assert cached(make(other))[0] == [False, False]
 
 
+def test_another_number_of_threads_is_another_engine_and_the_same_is_compiled_once(make, tmp_path):
+    def compiled():
+        return sum(facts["use"] == "compile for openvino" for _, facts, _, _ in Cache(tmp_path / "cache").entries())
+
+    one = candidate("openvino")
+    first = make().build(one)
+    again = make().build(one)
+    assert isinstance(first, Built) and isinstance(again, Built)
+    assert first.files == again.files and compiled() == 1
+    other = make().build(replace(one, options={**one.options, "threads": 1}))
+    assert isinstance(other, Built) and other.files != first.files and compiled() == 2
+    make(openvino="9.9").build(one)
+    assert compiled() == 3
+
+
 def test_a_damaged_result_is_made_anew(make, tmp_path):
     _, file = cached(make())
     for path in (tmp_path / "cache").glob("*/model.onnx"):
@@ -282,7 +297,7 @@ progress = Progress(2)
 progress.stage("check")
 subject = prepare(recipe, progress, folder / "log.txt")
 progress.stage("make")
-places = folder / "engines", folder / "failed", folder / "log.txt"
+places = folder / "failed", folder / "log.txt"
 builder = Builder(subject, Cache(folder / "cache"), {{}}, *places, progress)
 for candidate in plan.expand(recipe, host.facts()):
     if candidate.role == "steps":
@@ -393,8 +408,46 @@ def test_a_compiler_without_end_or_without_measure_is_stopped(make, subject, mon
     for function, words in (("hang", "gave no answer within 1 s"), ("eat", "MemoryError")):
         place = f"endless:{function}"
         monkeypatch.setattr(contender, "call", lambda _, *rest, place=place, **more: true(place, *rest, **more))
-        places = tmp_path / "engines", tmp_path / "failed", tmp_path / "log.txt"
+        places = tmp_path / "failed", tmp_path / "log.txt"
         limits = Limits(seconds=1 if function == "hang" else 60, memory_gib=1)
         builder = Builder(subject, Cache(tmp_path / "cache"), {}, *places, Progress(1, silent=True), limits)
         found = builder.build(candidate("onnxruntime"))
         assert found.status == "failed" and words in found.reason
+
+
+def test_recovery_learns_from_the_latest_model_that_is_not_pruned(tmp_path, tiny_data, monkeypatch):
+    """The original at first; after a recovery that came before any pruning, what that made of it."""
+    from optimize.steps import export, prune_channels, recover
+
+    (tmp_path / "model.py").write_text(
+        "import torch\nfrom torch import nn\n\n\ndef build():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), "
+        "nn.Flatten(), nn.Linear(16, 5))\n"
+    )
+    np.savez(tmp_path / "data.npz", **{f"{key}_{n}": v for n in NAMES for key, v in zip("xy", tiny_data, strict=True)})
+    table = {
+        "model": {"entry": "model.py:build", "axes": AXES, "inputs": {"image": {"shape": ["batch", 3, 8, 8]}}},
+        "data": {"path": "data.npz"},
+        "targets": {"reference": {}},
+    }
+    found = prepare(from_table(table, tmp_path), Progress(1, silent=True), tmp_path / "log.txt")
+    teachers, call = [], recover.Step.__call__
+
+    def spied(self, model, context):
+        teachers.append(context.original.module)
+        return call(self, model, context)
+
+    monkeypatch.setattr(recover.Step, "__call__", spied)
+    places = tmp_path / "failed", tmp_path / "log.txt"
+    builder = Builder(found, Cache(tmp_path / "cache"), {}, *places, Progress(1, silent=True))
+    learn = recover.Step(epochs=1, batch=32)
+    one = replace(
+        candidate("reference"),
+        steps=(learn, prune_channels.Step(ratio=0.5, multiple=1), learn, learn, export.Step(), Simplify()),
+    )
+    made = builder.build(one)
+    assert isinstance(made, Built), made
+    assert teachers[0] is found.model.module
+    assert teachers[1] is teachers[2] is not teachers[0]
+    assert teachers[1][0].out_channels == 16
+    assert made.made[1].parameters < made.made[0].parameters

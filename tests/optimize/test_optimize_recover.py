@@ -18,6 +18,7 @@ from optimize.losses import Targets, loss, score
 from optimize.models import TorchModel
 from optimize.steps.recover import Step
 from runtime.errors import InputError
+from runtime.tensors import TensorSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"epochs": 3, "batch": 32, "lr": 1e-2}
@@ -69,7 +70,7 @@ def augmentation(tmp_path, body, name="augment.py"):
 @pytest.mark.parametrize(
     "settings",
     [{"optimizer": "adamw"}, {"optimizer": "sgd", "schedule": "onecycle", "lr": 0.1},
-     {"schedule": "constant", "clip": 0}, {"ema": 0.9}],
+     {"schedule": "constant", "clip": 0}, {"ema": 0.9}, {"precision": "bf16"}],
     ids=str,
 )  # fmt: skip
 def test_a_damaged_network_learns_from_labels(damaged, torch_context, settings):
@@ -79,6 +80,26 @@ def test_a_damaged_network_learns_from_labels(damaged, torch_context, settings):
     assert before < 0.5 and accuracy(found, context) > 0.9
     assert not found.module.training and "recover: 8 passes of 5 steps in" in context.notes[-1]
     assert f"validate accuracy {before:.4f} before" in context.notes[-1]
+    assert all(value.is_contiguous() and value.dtype != torch.bfloat16 for value in found.module.state_dict().values())
+
+
+def test_a_module_that_needs_its_pictures_contiguous_is_trained_so(torch_context):
+    """`view` of a picture that lies channels last is an error in torch."""
+
+    class Viewing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 8, 3, padding=1)
+            self.classifier = torch.nn.Linear(8 * 16 * 16, 5)
+
+        def forward(self, image):
+            x = torch.relu(self.conv(image))
+            return self.classifier(x.view(len(x), -1))
+
+    model = TorchModel(Viewing().eval(), (TensorSpec("image", "float32", ("batch", 3, 16, 16)),))
+    context = torch_context(original=None)
+    Step(**QUICK)(model, context)
+    assert "recover: " in context.notes[-1] and "no number" not in " ".join(context.notes)
 
 
 def test_it_learns_from_the_original_without_labels(damaged, learned, torch_context):
