@@ -18,6 +18,12 @@ def upscale(images: np.ndarray) -> np.ndarray:
     return (both[:, None] / 16).astype(np.float32)
 
 
+def shift(feeds: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Augmentation for training: a batch moved by up to three pixels, since the digits are not all centred."""
+    down, right = (int(v) for v in random.integers(-3, 4, 2))
+    return {"image": np.roll(feeds["image"], (down, right), (2, 3))}
+
+
 def splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The three splits: 797 digits to train and calibrate on, 400 to choose by, 600 to report on."""
     digits = load_digits()

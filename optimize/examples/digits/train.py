@@ -13,10 +13,10 @@ import torch
 from torch.nn import functional
 
 try:  # by `optimize demo`
-    from .data import splits
+    from .data import shift, splits
     from .model import build
 except ImportError:  # as a script
-    from data import splits
+    from data import shift, splits
     from model import build
 
 EPOCHS, BATCH, PATIENCE, HELD_OUT = 14, 64, 5, 120
@@ -38,8 +38,8 @@ def train(weights: Path, seed: int = 0, progress: Callable[[int, int, str], None
     for epoch in range(EPOCHS):
         net.train()
         for batch in kept[torch.from_numpy(order.permutation(len(kept)))].split(BATCH):
-            dy, dx = (int(v) for v in order.integers(-3, 4, 2))  # the digits are not all centred
-            loss = functional.cross_entropy(net(torch.roll(x[batch], (dy, dx), (2, 3))), y[batch])
+            moved = torch.from_numpy(shift({"image": x[batch].numpy()}, order)["image"])
+            loss = functional.cross_entropy(net(moved), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
