@@ -21,7 +21,8 @@ class Progress:
         self._terminal = self._stream.isatty()
         self._stage = 0
         self._title = ""
-        self._begun = self._stage_begun = time.monotonic()
+        self._begun = self._counting = time.monotonic()
+        self._first = self._done = 0
         self._said_at = 0.0
         self._last = ""
 
@@ -29,20 +30,26 @@ class Progress:
         """Begin the next stage."""
         self._stage += 1
         self._title = title
-        self._stage_begun = time.monotonic()
+        self._recount()
         self._write("", always=True)
 
     def say(self, what: str) -> None:
         """What is being done now."""
+        self._recount()
         self._write(what, always=True)
 
     def count(self, done: int, total: int, what: str = "") -> None:
-        """So many of so many are done; the time left is that of this stage."""
-        left = ""
-        if 0 < done <= total:
-            seconds = (time.monotonic() - self._stage_begun) / done * (total - done)
+        """So many of so many are done; the time left is that of what `say` or `stage` began."""
+        if done < self._done:  # another thing is counted
+            self._recount(done)
+        self._done, left = done, ""
+        if self._first < done <= total:
+            seconds = (time.monotonic() - self._counting) / (done - self._first) * (total - done)
             left = f", about {_time(seconds)} left"
         self._write(f"{done} of {total}{left}{': ' + what if what else ''}", always=done == total)
+
+    def _recount(self, done: int = 0) -> None:
+        self._counting, self._first, self._done = time.monotonic(), done, done
 
     def close(self) -> None:
         """Clear the terminal's line."""

@@ -81,3 +81,20 @@ def test_silent_writes_nothing(kind):
     shown.count(1, 2)
     shown.close()
     assert stream.getvalue() == ""
+
+
+def test_the_time_left_begins_anew_with_each_thing(clock):
+    stream = io.StringIO()
+    shown = Progress(1, stream)
+    shown.stage("make")
+    clock[0] = 1000
+    shown.say("recover")
+    clock[0] = 1010
+    shown.count(10, 100, "a")
+    assert "10 of 100, about 1:30 left" in stream.getvalue()
+    clock[0] = 2000
+    shown.count(1, 4, "b")
+    assert "1 of 4: b" in stream.getvalue(), "another count, of which nothing is known yet"
+    clock[0] = 2010
+    shown.count(2, 4, "b")
+    assert "2 of 4, about 0:20 left: b" in stream.getvalue()
