@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from optimize.metrics import Rows
 from runtime.tensors import Array
 
 Z90 = 1.6448536269514722  # one-sided 95 %, two-sided 90 %
@@ -34,38 +35,88 @@ class Drop:
 
 
 def paired_drop(
-    original: Array, candidate: Array, finish: Callable[[Array], float], higher_is_better: bool, seed: int = 0
-) -> Drop:
+    original: Rows | Array, candidate: Rows | Array, finish: Callable[[Array], float], higher_is_better: bool,
+    seed: int = 0, resamples: int = RESAMPLES,
+) -> Drop:  # fmt: skip
     """The drop of one candidate, from the statistics of the same samples in the same order.
 
     Args:
-        original: (samples, k), what the metric's `update` gave.
-        candidate: of the same shape.
+        original: what the metric's `update` gave.
+        candidate: of the same samples.
         finish: the metric's own.
         higher_is_better: the metric's own.
         seed: of the bootstrap.
+        resamples: of the bootstrap.
 
-    Right-or-wrong metrics (k = 1, each 0 or 1) get Tango's interval; the rest a percentile bootstrap over samples.
+    Right-or-wrong metrics (a row a sample, k = 1, each 0 or 1) get Tango's interval; the rest a percentile bootstrap
+    over samples, each with all its rows. A resampling of which there is no value (one class only, say) is left out.
     """
+    original, candidate = Rows.of(original), Rows.of(candidate)
     n = len(original)
     sign = 1.0 if higher_is_better else -1.0
-    value = sign * (finish(original) - finish(candidate))
-    if original.shape[1] == 1 and bool(np.isin(original, (0, 1)).all() and np.isin(candidate, (0, 1)).all()):
-        lost = int(np.sum((original == 1) & (candidate == 0)))
-        won = int(np.sum((original == 0) & (candidate == 1)))
+    before, after = original.values, candidate.values
+    value = sign * (finish(before) - finish(after))
+    if _right_or_wrong(original) and _right_or_wrong(candidate):
+        lost = int(np.sum((before == 1) & (after == 0)))
+        won = int(np.sum((before == 0) & (after == 1)))
         if not higher_is_better:
             lost, won = won, lost
         low, high = tango(lost, won, n)
         return Drop(value, low, high, n, mcnemar(lost, won))
-    if np.array_equal(original, candidate, equal_nan=True):
+    if np.array_equal(before, after, equal_nan=True):
         return Drop(value, 0.0, 0.0, n, None)
     random = np.random.default_rng(seed)
-    drops = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        rows = random.integers(0, n, n)
-        drops[i] = sign * (finish(original[rows]) - finish(candidate[rows]))
-    low, high = (float(bound) for bound in np.quantile(drops, (0.05, 0.95)))
-    return Drop(value, low, high, n, None)
+    drops = np.empty(resamples)
+    for i in range(resamples):
+        samples = random.integers(0, n, n)
+        drops[i] = sign * (finish(original.take(samples)) - finish(candidate.take(samples)))
+    return Drop(value, *_bounds(drops), n, None)
+
+
+def unpaired_drop(
+    original: Rows | Array, candidate: Rows | Array, finish: Callable[[Array], float], higher_is_better: bool,
+    seed: int = 0, resamples: int = RESAMPLES,
+) -> Drop:  # fmt: skip
+    """As `paired_drop`, of two sets of samples that have nothing to do with each other; both are resampled.
+
+    Shares of right or wrong get Newcombe's interval (1998, Statistics in Medicine 17, 873-890, method 10), which has a
+    width where all are right.
+    """
+    original, candidate = Rows.of(original), Rows.of(candidate)
+    n, m = len(original), len(candidate)
+    sign = 1.0 if higher_is_better else -1.0
+    value = sign * (finish(original.values) - finish(candidate.values))
+    if _right_or_wrong(original) and _right_or_wrong(candidate):
+        (p, p_low, p_high), (q, q_low, q_high) = (
+            _wilson(float(rows.values.mean()), len(rows)) for rows in (original, candidate)
+        )
+        low = p - q - math.hypot(p - p_low, q_high - q)
+        high = p - q + math.hypot(p_high - p, q - q_low)
+        return Drop(value, *((low, high) if higher_is_better else (-high, -low)), min(n, m), None)
+    random = np.random.default_rng(seed)
+    drops = np.empty(resamples)
+    for i in range(resamples):
+        before, after = original.take(random.integers(0, n, n)), candidate.take(random.integers(0, m, m))
+        drops[i] = sign * (finish(before) - finish(after))
+    return Drop(value, *_bounds(drops), min(n, m), None)
+
+
+def _wilson(share: float, n: int) -> tuple[float, float, float]:
+    """A share with its score bounds, one-sided 95 % (Wilson 1927)."""
+    square = Z90**2 / n
+    middle, half = share + square / 2, Z90 * math.sqrt(share * (1 - share) / n + square / (4 * n))
+    return share, (middle - half) / (1 + square), (middle + half) / (1 + square)
+
+
+def _bounds(drops: Array) -> tuple[float, float]:
+    """The 5 % and 95 % quantiles of those resamplings that have a value."""
+    told = drops[np.isfinite(drops)]
+    low, high = (float(bound) for bound in np.quantile(told, (0.05, 0.95))) if len(told) else (-math.inf, math.inf)
+    return low, high
+
+
+def _right_or_wrong(rows: Rows) -> bool:
+    return rows.values.shape[1] == 1 and len(rows.values) == len(rows) and bool(np.isin(rows.values, (0, 1)).all())
 
 
 def judge(drop: Drop, max_drop: float) -> AccuracyVerdict:

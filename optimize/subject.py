@@ -8,7 +8,7 @@ import numpy as np
 from optimize import data as data_folder
 from optimize import metrics, sources
 from optimize.data import Split, Splits, resized
-from optimize.metrics import Metric
+from optimize.metrics import Metric, Rows
 from optimize.models import Axes, OnnxModel, TorchModel, read_onnx
 from optimize.progress import Progress
 from optimize.recipe import Recipe
@@ -84,8 +84,8 @@ class Material:
             raise InputError("the original itself gives NaN or infinity on the data.")
         labels = labels if self.own_labels else first
         assert labels is not None
-        value = self.metric.finish(self.metric.update(outputs, labels))
-        if not np.isfinite(value):
+        value = self.metric.finish(Rows.of(self.metric.update(outputs, labels)).values)
+        if np.isinf(value):  # NaN may only mean that so few samples have none; on all of them it is refused
             raise InputError(f"the metric '{self.metric.name}' gives {value} on the original's first answers.")
         if not self.own_labels or labels.ndim != 1 or ":" in self.metric.name:
             return

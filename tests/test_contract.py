@@ -565,15 +565,25 @@ def test_a_kind_of_data_is_found_by_its_kind_of_place_and_refuses_what_is_not_th
 
 
 def answers_and_labels(metric):
-    """Scores, the labels in the form that the metric takes with which they are perfect, and scores that are not."""
-    scores = np.random.default_rng(0).standard_normal((12, 8)).astype(np.float32)
-    for labels in (scores, scores.argmax(1)):
+    """Answers that are perfect, the labels in the form that the metric takes, and answers that could not be worse."""
+    numbers = np.arange(12) % 8
+    scores = 50 * np.eye(8, dtype=np.float32)[numbers]
+    maps, map_labels = (np.repeat(v[..., None], 3, -1) for v in (scores, numbers))
+    texts = np.tile(np.arange(3), (12, 1))
+    objects = np.tile(np.array([[[10.0, 10, 30, 30, 1]]]), (12, 1, 1))
+    boxes = np.tile(np.array([[[10.0, 10, 30, 30, 0.9, 1]]]), (12, 1, 1))
+    known = (
+        (scores, scores, -scores), (scores, numbers, -scores), (maps, map_labels, -maps),
+        (np.moveaxis(maps, 1, 2), map_labels, -np.moveaxis(maps, 1, 2)), (texts, texts, texts + 5),
+        (boxes, objects, np.add(boxes, [50, 50, 50, 50, 0, 0])),
+    )  # fmt: skip
+    for answers, labels, worse in known:
         try:
-            metric.update({"output": scores}, labels)
+            metric.update({"output": answers}, labels)
         except InputError:
             continue
-        return scores, labels, -scores
-    raise AssertionError(f"{metric.name} takes neither class numbers nor arrays as labels")
+        return answers, labels, worse
+    raise AssertionError(f"{metric.name} takes no form of labels known here")
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -585,22 +595,23 @@ def test_a_metric_streams(name):
     assert metric.name == name
     assert isinstance(metric.unit, str)
     scores, labels, worse = answers_and_labels(metric)
-    whole = metric.update({"output": scores, "another": np.zeros((12, 2))}, labels)
-    assert whole.ndim == 2
-    assert whole.dtype == np.float64
+    rows_of = metrics.Rows.of
+    whole = rows_of(metric.update({"output": scores, "another": np.zeros((12, 2))}, labels))
+    assert whole.values.ndim == 2
+    assert whole.values.dtype == np.float64
     assert len(whole) == len(scores)
-    assert np.isfinite(whole).all()
-    parts = [metric.update({"output": scores[i:j]}, labels[i:j]) for i, j in ((0, 5), (5, 6), (6, 12))]
-    np.testing.assert_allclose(np.concatenate(parts), whole)
-    best, worst = metric.finish(whole), metric.finish(metric.update({"output": worse}, labels))
+    assert whole.counts.sum() == len(whole.values)
+    parts = [rows_of(metric.update({"output": scores[i:j]}, labels[i:j])) for i, j in ((0, 5), (5, 6), (6, 12))]
+    np.testing.assert_allclose(metrics.Rows.joined(parts).values, whole.values)
+    best, worst = (metric.finish(rows_of(metric.update({"output": one}, labels)).values) for one in (scores, worse))
     assert isinstance(best, float)
     assert isinstance(worst, float)
     assert (best > worst) == metric.higher_is_better
     assert best != worst
     if metric.unit == "share":
-        assert (best, worst) == (1.0, 0.0)
+        assert (best, worst) == pytest.approx((1.0, 0.0) if metric.higher_is_better else (0.0, 1.0), abs=1e-6)
     order = np.random.default_rng(1).permutation(12)
-    assert metric.finish(whole[order]) == pytest.approx(best)
+    assert metric.finish(whole.take(order)) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("name", METRICS)

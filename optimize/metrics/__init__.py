@@ -4,7 +4,8 @@ A metric streams: `update` reduces a batch to a few numbers a sample, `finish` m
 figures of two models on the same samples are then compared in pairs. A user's own function is wrapped by `custom`.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +20,56 @@ Outputs = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
+class Rows:
+    """What a metric keeps of some samples: (rows, k) float64, and how many of the rows each sample owns.
+
+    A picture owns a row for each detection in it, a pair of sentences one. Samples, not rows, are independent, so it is
+    they that are resampled.
+    """
+
+    values: Array
+    counts: Array
+
+    @classmethod
+    def of(cls, found: "Array | Rows") -> "Rows":
+        """A plain array has a row a sample."""
+        return found if isinstance(found, Rows) else cls(found, np.ones(len(found), np.int64))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Rows]") -> "Rows":
+        """Of several batches."""
+        return cls(np.concatenate([p.values for p in parts]), np.concatenate([p.counts for p in parts]))
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def take(self, samples: Array) -> Array:
+        """The rows of these samples, one after another, (rows, k)."""
+        if len(self.values) == len(self.counts):
+            return np.asarray(self.values[samples])
+        counts = self.counts[samples]
+        first = np.cumsum(self.counts)[samples] - counts
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.asarray(self.values[np.repeat(first, counts) + within])
+
+
+@dataclass(frozen=True)
 class Metric:
     """One metric.
 
     Attributes:
         unit: of its value; "share" is 0 to 1, shown in percent.
         higher_is_better: the sense of a drop follows from it.
-        update: outputs by name (first axis: samples) and the labels -> (samples, k) float64. One column of zeros and
-            ones is a right-or-wrong metric. Raises InputError for labels that cannot be.
-        finish: (samples, k) -> the figure.
+        update: outputs by name (first axis: samples) and the labels -> (samples, k) float64, or `Rows` where a sample
+            owns several. One column of zeros and ones is a right-or-wrong metric. Raises InputError for labels that
+            cannot be.
+        finish: (rows, k) -> the figure; NaN where these rows have none, a class's recall without the class say.
     """
 
     name: str
     unit: str
     higher_is_better: bool
-    update: Callable[[Outputs, Array], Array]
+    update: Callable[[Outputs, Array], Array | Rows]
     finish: Callable[[Array], float]
 
 
@@ -45,6 +81,9 @@ def get(name: str, better: str | None = None) -> Metric:
     """
     if ":" in name:
         return custom(name, better)
+    if re.fullmatch(r"top[1-9]\d*", name):
+        made: Metric = listing.get(__name__, "top5", "metric").top(int(name[3:]))
+        return made
     metric: Metric = listing.get(__name__, name, "metric").METRIC
     return metric
 
@@ -84,6 +123,13 @@ def same_shape(value: Array, labels: Array) -> tuple[Array, Array]:
     if value.shape != labels.shape:
         raise InputError(f"the output has shape {value.shape}, the labels {labels.shape}; this metric needs the same.")
     return value.astype(np.float64), labels.astype(np.float64)
+
+
+def pairs(outputs: Outputs, labels: Array) -> Rows:
+    """Each number of the first output beside its label, (rows, 2); a sample owns as many rows as it has numbers."""
+    value, wanted = same_shape(first(outputs), labels)
+    each = value.size // len(value)
+    return Rows(np.stack([value.reshape(-1), wanted.reshape(-1)], 1), np.full(len(value), each))
 
 
 def custom(place: str, better: str | None) -> Metric:

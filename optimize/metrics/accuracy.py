@@ -1,5 +1,7 @@
 """The share of samples (of pixels, where labels are maps) whose largest class score is the label's."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from optimize.metrics import Metric, Outputs, first, share
@@ -39,6 +41,28 @@ def per_sample_share(right: Array) -> Array:
         return np.asarray(right[:, None], np.float64)
     flat = right.reshape(len(right), -1)
     return np.stack([flat.sum(1), np.full(len(flat), flat.shape[1])], 1).astype(np.float64)
+
+
+def called(outputs: Outputs, labels: Array) -> Array:
+    """What each sample was called, what it is, and the number of classes, (N, 3)."""
+    scores, labels = classes(outputs, labels)
+    if scores.ndim != 2:
+        raise InputError(f"the output has shape {scores.shape}; this metric needs (samples, classes).")
+    return np.stack([scores.argmax(1), labels, np.full(len(labels), scores.shape[1])], 1).astype(np.float64)
+
+
+def of_called(function: str) -> Callable[[Array], float]:
+    """The `finish` of a scikit-learn function of true and called classes: of class 1 of two, else the mean."""
+
+    def finish(rows: Array) -> float:
+        import sklearn.metrics
+
+        found, labels, count = rows[:, 0], rows[:, 1], int(rows[0, 2])
+        here = np.unique(rows[:, :2]) if count > 2 else None
+        how = {"labels": here, "average": "macro"} if count > 2 else {"pos_label": 1, "average": "binary"}
+        return float(getattr(sklearn.metrics, function)(labels, found, zero_division=0, **how))
+
+    return finish
 
 
 def _update(outputs: Outputs, labels: Array) -> Array:

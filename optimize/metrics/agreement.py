@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from optimize.metrics import Metric, Outputs, first, share
+from optimize.metrics import Metric, Outputs, Rows, first, share
 from optimize.metrics.accuracy import METRIC as ACCURACY
 from runtime.errors import InputError
 from runtime.tensors import Array
 
 
-def _update(outputs: Outputs, labels: Array) -> Array:
+def _update(outputs: Outputs, labels: Array) -> Array | Rows:
     if labels.ndim < 2:
         raise InputError(f"the original's output has shape {labels.shape}; agreement needs (samples, classes, ...).")
     own = np.asarray(labels.argmax(1))

@@ -1,4 +1,9 @@
-"""The share of samples (of pixels, where labels are maps) whose label is among the five largest class scores."""
+"""The share of samples (of pixels, where labels are maps) whose label is among the five largest class scores.
+
+Any other number works too: `top3`.
+"""
+
+from functools import partial
 
 import numpy as np
 
@@ -7,10 +12,15 @@ from optimize.metrics.accuracy import classes, per_sample_share
 from runtime.tensors import Array
 
 
-def _update(outputs: Outputs, labels: Array) -> Array:
+def top(count: int) -> Metric:
+    """Among the `count` largest."""
+    return Metric(f"top{count}", "share", True, partial(_update, count), share)
+
+
+def _update(count: int, outputs: Outputs, labels: Array) -> Array:
     scores, labels = classes(outputs, labels)
     own = np.take_along_axis(scores, labels[:, None].astype(np.int64), 1)
-    return per_sample_share((scores > own).sum(1) < 5)
+    return per_sample_share((scores > own).sum(1) < count)
 
 
-METRIC = Metric("top5", "share", True, _update, share)
+METRIC = top(5)

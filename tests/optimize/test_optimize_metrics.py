@@ -5,31 +5,18 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from optimize import metrics
-from optimize.metrics import custom
+from optimize.metrics import Rows, custom
 from runtime.errors import InputError
 
 
 def value(name, output, labels, **how):
     metric = metrics.get(name, **how)
-    return metric.finish(metric.update({"output": output}, labels))
+    return metric.finish(Rows.of(metric.update({"output": output}, labels)).values)
 
 
 def random_scores(samples=200, classes=12, seed=0):
     random = np.random.default_rng(seed)
     return random.standard_normal((samples, classes)).astype(np.float32), random.integers(0, classes, samples)
-
-
-@pytest.mark.parametrize("name", metrics.names())
-def test_every_metric_is_named_like_its_file_and_streams(name):
-    metric = metrics.get(name)
-    assert metric.name == name
-    scores, labels = random_scores()
-    labels = labels if metric.unit == "share" and name != "agreement" else scores + 0.5
-    whole = metric.update({"output": scores}, labels)
-    parts = [metric.update({"output": scores[i : i + 7]}, labels[i : i + 7]) for i in range(0, 200, 7)]
-    assert whole.shape[0] == 200 and whole.ndim == 2 and whole.dtype == np.float64
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
-    assert np.isfinite(metric.finish(whole))
 
 
 def test_unknown_metric_names_the_nearest():
@@ -275,3 +262,186 @@ def test_custom_that_is_not_there_is_refused(tmp_path):
     write(tmp_path, "def store(outputs, labels): return 1.0")
     with pytest.raises(InputError, match="did you mean 'store'"):
         custom(f"{tmp_path / 'measure.py'}:score", "higher")
+
+
+# --- against the libraries' own figures, and rows that belong together
+
+
+def probabilities(scores):
+    e = np.exp(scores - scores.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("name", ["precision", "recall", "f1"])
+def test_of_what_was_called_as_scikit_learn_has_it(name, classes):
+    scores, labels = random_scores(150, classes)
+    average = "binary" if classes == 2 else "macro"
+    wanted = getattr(sklearn_metrics, f"{name}_score")(labels, scores.argmax(1), average=average)
+    assert value(name, scores, labels) == pytest.approx(wanted)
+
+
+def test_roc_auc_as_scikit_learn_has_it():
+    scores, labels = random_scores(150, 2)
+    wanted = sklearn_metrics.roc_auc_score(labels, probabilities(scores)[:, 1])
+    assert value("roc_auc", scores, labels) == pytest.approx(wanted)
+    assert value("roc_auc", probabilities(scores), labels) == pytest.approx(wanted)
+    alone = (scores[:, 1] - scores[:, 0])[:, None]
+    assert value("roc_auc", alone, labels) == value("roc_auc", alone[:, 0], labels[:, None]) == pytest.approx(wanted)
+    many, labels = random_scores(150, 4)
+    wanted = sklearn_metrics.roc_auc_score(labels, probabilities(many), multi_class="ovr")
+    assert value("roc_auc", many, labels) == pytest.approx(wanted, abs=1e-6)
+    with pytest.raises(InputError, match="0 or 1"):
+        value("roc_auc", alone, labels + 1)
+
+
+def test_roc_auc_of_one_class_has_no_value():
+    scores, labels = random_scores(20, 2)
+    assert np.isnan(value("roc_auc", scores, labels * 0))
+
+
+@pytest.mark.parametrize("given", [lambda scores: scores, probabilities])
+def test_log_loss_as_scikit_learn_has_it(given):
+    scores, labels = random_scores(150, 4)
+    wanted = sklearn_metrics.log_loss(labels, probabilities(scores.astype(np.float64)))
+    assert value("log_loss", given(scores), labels) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_probability_of_zero_costs_much_and_not_everything():
+    assert value("log_loss", np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(1e-12))
+
+
+def test_r2_and_spearman_as_the_libraries_have_them():
+    from scipy import stats
+
+    random = np.random.default_rng(3)
+    labels = random.standard_normal((60, 3))
+    output = labels + random.standard_normal((60, 3)).round(0)
+    assert value("r2", output, labels) == pytest.approx(sklearn_metrics.r2_score(labels.ravel(), output.ravel()))
+    found = value("spearman", output, labels)
+    assert found == pytest.approx(stats.spearmanr(output.ravel(), labels.ravel()).statistic)
+    assert np.isnan(value("spearman", output * 0, labels))
+
+
+def test_psnr_by_hand():
+    labels = np.zeros((2, 1, 4, 4), np.float32)
+    output = labels + np.array([0.1, 0.01], np.float32).reshape(2, 1, 1, 1)
+    assert value("psnr", output, labels) == pytest.approx((20 + 40) / 2, abs=1e-4)
+    assert value("psnr", output[:1] * 255, labels[:1].astype(np.uint8)) == pytest.approx(20, abs=1e-4)
+    assert value("psnr", labels, labels) == pytest.approx(100)
+
+
+def test_miou_as_scikit_learn_has_it():
+    random = np.random.default_rng(4)
+    scores, labels = random.standard_normal((6, 3, 5, 7)), random.integers(0, 3, (6, 5, 7))
+    wanted = sklearn_metrics.jaccard_score(labels.ravel(), scores.argmax(1).ravel(), average="macro")
+    assert value("miou", scores, labels) == pytest.approx(wanted)
+    ignored = labels.copy()
+    ignored[:, :2] = 255
+    kept = sklearn_metrics.jaccard_score(labels[:, 2:].ravel(), scores.argmax(1)[:, 2:].ravel(), average="macro")
+    assert value("miou", scores, ignored) == pytest.approx(kept)
+    with pytest.raises(InputError, match="outside the model's classes"):
+        value("miou", scores, labels + 1)
+
+
+def test_word_error_rate_by_hand():
+    said = np.array(["the cat sat", "on the mat"])
+    heard = np.array(["the cat sat down", "on a mat"])
+    assert value("word_error_rate", heard, said) == pytest.approx(2 / 6)
+    assert value("word_error_rate", heard.astype(object), said) == pytest.approx(2 / 6)
+    numbers = np.array([[1, 2, 3, -1], [4, 5, -1, -1]])
+    assert value("word_error_rate", np.array([[1, 3, -1, -1], [4, 5, -1, -1]]), numbers) == pytest.approx(1 / 5)
+    with pytest.raises(InputError, match="a text a sample"):
+        value("word_error_rate", np.zeros((2, 3)), numbers)
+
+
+def test_perplexity_is_torchs_cross_entropy_exponentiated():
+    torch = pytest.importorskip("torch", reason="pip install 'edge-optimize[all]'")
+    random = np.random.default_rng(5)
+    scores, labels = random.standard_normal((4, 6, 11)).astype(np.float32), random.integers(0, 11, (4, 6))
+    labels[0, 3:] = -100
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(scores).reshape(-1, 11), torch.from_numpy(labels.ravel()))
+    assert value("perplexity", scores, labels) == pytest.approx(float(loss.exp()), rel=1e-5)
+
+
+def test_calibration_error_of_the_sure_and_wrong_is_one():
+    sure = np.tile([[1.0, 0.0]], (10, 1))
+    assert value("calibration_error", sure, np.ones(10, int)) == pytest.approx(1)
+    assert value("calibration_error", sure, np.zeros(10, int)) == pytest.approx(0)
+    even = np.array([[0.75, 0.25]] * 4)
+    assert value("calibration_error", even, np.array([0, 0, 0, 1])) == pytest.approx(0)
+
+
+def boxes(random, pictures=30, most=6, classes=3):
+    """Detections and objects as average_precision takes them, the former the latter moved, some lost, some made up."""
+    labels = np.full((pictures, most, 5), -1.0)
+    found = np.zeros((pictures, most + 2, 6))
+    for i in range(pictures):
+        for j in range(random.integers(0, most + 1)):
+            corner, size = random.uniform(0, 80, 2), random.uniform(8, 40, 2)
+            labels[i, j] = [*corner, *(corner + size), random.integers(0, classes)]
+            if random.random() < 0.85:
+                moved = labels[i, j, :4] + random.normal(0, 2.5, 4)
+                found[i, j] = [*moved, random.uniform(0.2, 1), labels[i, j, 4]]
+        if random.random() < 0.5:
+            corner = random.uniform(0, 80, 2)
+            found[i, -1] = [*corner, *(corner + 20), random.uniform(0.05, 0.6), random.integers(0, classes)]
+    return found, labels
+
+
+def test_average_precision_as_pycocotools_has_it():
+    import contextlib
+    import io
+
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    found, labels = boxes(np.random.default_rng(6))
+
+    def whole(array, class_at, kept):
+        rows = [(i, box) for i, own in enumerate(array) for box in own if kept(box)]
+        made = COCO()
+        made.dataset = {
+            "images": [{"id": i} for i in range(len(array))],
+            "categories": [{"id": i} for i in range(3)],
+            "annotations": [
+                {
+                    "id": n + 1, "image_id": i, "category_id": int(box[class_at]), "iscrowd": 0, "score": float(box[4]),
+                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                    "area": float((box[2] - box[0]) * (box[3] - box[1])),
+                }
+                for n, (i, box) in enumerate(rows)
+            ],
+        }  # fmt: skip
+        made.createIndex()
+        return made
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        judge = COCOeval(whole(labels, 4, lambda b: b[4] >= 0), whole(found, 5, lambda b: b[4] > 0), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    metric = metrics.get("average_precision")
+    rows = metric.update({"boxes": found}, labels)
+    assert metric.finish(rows.values) == pytest.approx(judge.stats[0], abs=1e-9)
+    assert 0.2 < judge.stats[0] < 0.9 and len(rows) == 30
+    parts = [Rows.of(metric.update({"boxes": found[i : i + 7]}, labels[i : i + 7])) for i in range(0, 30, 7)]
+    np.testing.assert_array_equal(Rows.joined(parts).values, rows.values)
+    one = rows.take(np.array([4, 4, 9]))
+    assert len(one) == 2 * rows.counts[4] + rows.counts[9]
+
+
+def test_rows_go_with_their_sample():
+    rows = Rows(np.arange(12.0).reshape(6, 2), np.array([1, 0, 3, 2]))
+    np.testing.assert_array_equal(rows.take(np.array([2, 0, 2, 1]))[:, 0], [2, 4, 6, 0, 2, 4, 6])
+    np.testing.assert_array_equal(rows.take(np.array([3]))[:, 0], [8, 10])
+    assert len(rows) == 4 and len(Rows.of(np.zeros((5, 1)))) == 5
+
+
+def test_top_of_any_number():
+    scores, labels = random_scores()
+    assert value("top1", scores, labels) == value("accuracy", scores, labels)
+    assert value("top12", scores, labels) == 1
+    assert metrics.get("top3").name == "top3"
+    with pytest.raises(InputError, match="top0"):
+        metrics.get("top0")

@@ -1,0 +1,99 @@
+"""COCO's average precision of boxes: the mean over classes and over ten overlaps, 0.50 to 0.95 (pycocotools).
+
+The first output is (samples, boxes, 6): left, top, right, bottom, score, class; a score of 0 or less is padding. The
+labels are (samples, boxes, 5): left, top, right, bottom, class; a negative class is padding. The matching of answers to
+objects is pycocotools' own, a picture at a time; its results are kept as rows, so that pictures can be resampled.
+"""
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+
+from optimize.metrics import Metric, Outputs, Rows, first
+from runtime.errors import InputError
+from runtime.tensors import Array
+
+OVERLAPS = 10
+RECALLS = np.linspace(0, 1, 101)
+MOST = 100  # answers a class and picture, as COCO counts
+
+
+def _update(outputs: Outputs, labels: Array) -> Rows:
+    boxes = first(outputs)
+    if boxes.ndim != 3 or boxes.shape[2] != 6:
+        raise InputError(f"the output has shape {boxes.shape}; average_precision needs (samples, boxes, 6).")
+    if labels.dtype.kind not in "iuf" or labels.ndim != 3 or labels.shape[::2] != (len(boxes), 5):
+        raise InputError(f"labels {labels.dtype} {labels.shape}: average_precision needs ({len(boxes)}, boxes, 5).")
+    found = [
+        _picture(mine[mine[:, 4] > 0], wanted[wanted[:, 4] >= 0]) for mine, wanted in zip(boxes, labels, strict=True)
+    ]
+    return Rows(np.concatenate(found), np.array([len(rows) for rows in found]))
+
+
+def _picture(answers: Array, objects: Array) -> Array:
+    """Rows of class, score and right-or-wrong at each overlap for answers; of class, NaN and zeros for objects.
+
+    A picture without either has one row, of class -1.
+    """
+    rows = [np.concatenate([objects[:, 4:], np.full((len(objects), 1), np.nan), np.zeros((len(objects), OVERLAPS))], 1)]
+    for part in _matched(answers, objects):
+        if part is not None and len(part["dtScores"]):
+            right = (part["dtMatches"] > 0).T
+            own = np.full((len(right), 1), part["category_id"])
+            rows.append(np.concatenate([own, np.array(part["dtScores"])[:, None], right], 1))
+    found = np.concatenate(rows).astype(np.float64)
+    return found if len(found) else np.array([[-1.0, np.nan, *[0.0] * OVERLAPS]])
+
+
+def _matched(answers: Array, objects: Array) -> list[Any]:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def listed(boxes: Array, column: int) -> list[dict[str, Any]]:
+        corner, size = boxes[:, :2].astype(float), (boxes[:, 2:4] - boxes[:, :2]).astype(float)
+        return [
+            {
+                "id": i + 1, "image_id": 1, "category_id": int(boxes[i, column]), "iscrowd": 0,
+                "bbox": [*corner[i], *size[i]], "area": float(size[i].prod()), "score": float(boxes[i, 4]),
+            }
+            for i in range(len(boxes))
+        ]  # fmt: skip
+
+    numbers = sorted({*answers[:, 5].astype(int).tolist(), *objects[:, 4].astype(int).tolist()})
+    sets = []
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+        for annotations in (listed(objects, 4), listed(answers, 5)):
+            made = COCO()
+            made.dataset = {
+                "images": [{"id": 1}], "annotations": annotations, "categories": [{"id": n} for n in numbers],
+            }  # fmt: skip
+            made.createIndex()
+            sets.append(made)
+        judge = COCOeval(*sets, "bbox")
+        judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
+        judge.params.maxDets = [MOST]
+        judge.evaluate()
+    return list(judge.evalImgs)
+
+
+def _finish(rows: Array) -> float:
+    of_object = np.isnan(rows[:, 1]) & (rows[:, 0] >= 0)
+    values = []
+    for number in np.unique(rows[of_object, 0]):
+        own = rows[rows[:, 0] == number]
+        wanted = int(np.isnan(own[:, 1]).sum())
+        answers = own[~np.isnan(own[:, 1])]
+        answers = answers[np.argsort(-answers[:, 1], kind="mergesort")]
+        right = np.cumsum(answers[:, 2:], 0)
+        precision = right / np.arange(1, len(right) + 1)[:, None]
+        precision = np.maximum.accumulate(precision[::-1], 0)[::-1]  # at a recall: the best at it or above
+        for k in range(OVERLAPS):
+            place = np.searchsorted(right[:, k] / wanted, RECALLS, side="left")
+            reached = place < len(right)
+            values.append(float(precision[place[reached], k].sum()) / len(RECALLS))
+    return float(np.mean(values)) if values else float("nan")
+
+
+METRIC = Metric("average_precision", "share", True, _update, _finish)

@@ -1,0 +1,45 @@
+"""The area under the ROC curve: the chance that one of a class has a higher score for it than one of another class.
+
+Of two classes, or of one score a sample, class 1's; of more the mean over the classes, each against all others
+(scikit-learn's `roc_auc_score`). Scores are compared as probabilities.
+"""
+
+import numpy as np
+
+from optimize.metrics import Metric, Outputs, first
+from optimize.metrics.accuracy import classes
+from optimize.metrics.log_loss import log_probabilities
+from runtime.errors import InputError
+from runtime.tensors import Array
+
+
+def _update(outputs: Outputs, labels: Array) -> Array:
+    scores = first(outputs)
+    if scores.ndim == 1 or scores.shape[1:] == (1,):
+        flat = labels.reshape(-1) if labels.size == len(scores) else labels
+        if flat.shape != (len(scores),) or not np.isin(flat, (0, 1)).all():
+            raise InputError(f"labels {labels.dtype} {labels.shape}: with one score a sample they are 0 or 1.")
+        return np.stack([scores.reshape(-1), flat], 1).astype(np.float64)
+    scores, labels = classes(outputs, labels)
+    if scores.ndim != 2:
+        raise InputError(f"the output has shape {scores.shape}; roc_auc needs (samples, classes).")
+    found = log_probabilities(scores)
+    if scores.shape[1] == 2:
+        return np.stack([found[:, 1] - found[:, 0], labels], 1).astype(np.float64)
+    return np.concatenate([np.exp(found), labels[:, None]], 1)
+
+
+def _finish(rows: Array) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    scores, labels = rows[:, :-1], rows[:, -1]
+    wanted = (1,) if scores.shape[1] == 1 else range(scores.shape[1])
+    areas = [
+        roc_auc_score(own, scores[:, i])
+        for i, own in enumerate(labels == number for number in wanted)
+        if 0 < own.sum() < len(own)  # a class that is not there, or alone, has none
+    ]
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+METRIC = Metric("roc_auc", "share", True, _update, _finish)

@@ -1,0 +1,99 @@
+"""Do the intervals of a drop hold the truth as often as they say? Simulated sets of which the truth is known."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from optimize import metrics
+from optimize.metrics import Rows
+from optimize.statistics import paired_drop, tango
+
+SETS, NOMINAL = 2000, 0.90
+RESAMPLES = 200  # fewer than in a report: their number moves a bound's noise, not its place
+SAMPLES = 120
+
+
+def shares(random):
+    """Pictures whose pixels are right or wrong, the more alike within a picture the better: (right, all) of each."""
+    level = random.beta(8, 2, SAMPLES)
+    counts = random.integers(20, 60, SAMPLES)
+    return [np.stack([random.binomial(counts, level), counts], 1).astype(float) for _ in range(2)], "accuracy"
+
+
+def words(random):
+    """Recordings of different lengths: (errors, words), errors more alike within a recording than between them."""
+    length = random.integers(5, 40, SAMPLES)
+    level = random.gamma(2, 0.05, SAMPLES)
+    return [np.stack([random.poisson(level * length), length], 1).astype(float) for _ in range(2)], "word_error_rate"
+
+
+def errors(random):
+    """Squared errors of a regression: skew, and alike in the two models."""
+    common = random.standard_normal(SAMPLES)
+    return [((common + 0.5 * random.standard_normal(SAMPLES)) ** 2)[:, None] for _ in range(2)], "mse"
+
+
+def ranks(random):
+    """Sentence pairs, some to a document on which a model errs alike: rows of (answer, label) that a sample owns."""
+    counts = random.integers(1, 6, SAMPLES)
+    document = np.repeat(np.arange(SAMPLES), counts)
+    label = random.standard_normal(len(document))
+    noise = (
+        0.6 * random.standard_normal(SAMPLES)[document] + 0.2 * random.standard_normal(len(document)) for _ in "ab"
+    )
+    found = [label + one for one in noise]
+    return [Rows(np.stack([answer, label], 1), counts) for answer in found], "spearman"
+
+
+def confusions(random):
+    """Segmentation maps: intersections and unions of three classes in each picture."""
+    sizes = random.dirichlet((4, 2, 1), SAMPLES) * 200
+    hard = random.beta(6, 2, SAMPLES)[:, None]
+    found = []
+    for _ in range(2):
+        both = sizes * np.clip(hard + random.normal(0, 0.05, (SAMPLES, 3)), 0, 1)
+        found.append(np.concatenate([both, 2 * sizes - both], 1))
+    return found, "miou"
+
+
+@pytest.mark.parametrize("simulate", [shares, words, errors, ranks, confusions], ids=lambda one: one.__name__)
+def test_the_bootstrap_over_samples_covers(simulate):
+    """Two models that err alike: the true drop is zero, and nine intervals of ten hold it."""
+    random = np.random.default_rng(20)
+    held = 0
+    for number in range(SETS):
+        (original, candidate), name = simulate(random)
+        metric = metrics.get(name)
+        drop = paired_drop(original, candidate, metric.finish, metric.higher_is_better, number, RESAMPLES)
+        held += drop.low <= 0 <= drop.high
+    assert abs(held / SETS - NOMINAL) <= 0.02, held / SETS
+
+
+def test_rows_taken_for_samples_would_not_cover():
+    """That the test above can fail: as if each pair of a document were a sample of its own."""
+    random = np.random.default_rng(21)
+    held = 0
+    for number in range(300):
+        (original, candidate), name = ranks(random)
+        drop = paired_drop(original.values, candidate.values, metrics.get(name).finish, True, number, RESAMPLES)
+        held += drop.low <= 0 <= drop.high
+    assert held / 300 < NOMINAL - 0.02, held / 300
+
+
+@pytest.mark.parametrize("expected", [0.5, 1, 20])
+@pytest.mark.parametrize("one_sided", [0.5, 0.7, 1.0])
+def test_the_paired_interval_covers_with_few_discordant_pairs(expected, one_sided):
+    """Right-or-wrong, 400 samples, this many discordant pairs expected, this share of them lost."""
+    random = np.random.default_rng(22)
+    n, interval = 400, functools.cache(lambda lost, won: tango(lost, won, 400))
+    true = expected / n * (2 * one_sided - 1)
+    held = 0
+    for _ in range(SETS):
+        lost, won, _ = random.multinomial(
+            n, [expected / n * one_sided, expected / n * (1 - one_sided), 1 - expected / n]
+        )
+        low, high = interval(int(lost), int(won))
+        held += low <= true <= high
+        assert high > low, "without any discordant pair too"
+    assert held / SETS >= NOMINAL - 0.02, held / SETS
