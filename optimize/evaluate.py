@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from optimize.answers import Answers
 from optimize.data import Split, resized
-from optimize.metrics import Metric, first
+from optimize.metrics import Metric, Rows, first
+from optimize.report import Detail
 from runtime.contender import Contender, Worker
 from runtime.errors import InputError, WorkError
 from runtime.tensors import Array
@@ -18,12 +20,14 @@ class Scores:
     """What each contender's answers came to.
 
     Attributes:
-        statistics: by name (samples, k), in the order of the data.
+        statistics: by name, samples in the order of the data.
+        details: by name, how the answers differ from the original's.
         failed: name to reason, of those that did not get through.
         wrong: name to reason, of those that gave NaN or infinity where the original did not.
     """
 
-    statistics: Mapping[str, Array]
+    statistics: Mapping[str, Rows]
+    details: Mapping[str, Detail]
     failed: Mapping[str, str]
     wrong: Mapping[str, str]
 
@@ -56,17 +60,18 @@ def evaluate(
         InputError: the labels do not fit the metric.
     """
     original = contenders[0].name
-    found: dict[str, list[Array]] = {contender.name: [] for contender in contenders}
+    found: dict[str, list[Rows]] = {contender.name: [] for contender in contenders}
     failed: dict[str, str] = {}
     wrong: dict[str, str] = {}
     workers: dict[str, Worker] = {}
+    details = {contender.name: Answers() for contender in contenders}
     seen = 0
     try:
         for feeds, labels in split.batches(batch):
             size = len(next(iter(feeds.values())))
             if fixed and size < batch:
                 feeds = resized(feeds, batch)
-            sound = True
+            sound, truth, own = True, dict[str, Array](), None
             for contender in contenders:
                 name = contender.name
                 if name in failed or name in wrong:
@@ -82,7 +87,7 @@ def evaluate(
                     continue
                 odd = [key for key, v in outputs.items() if v.dtype.kind == "f" and not np.isfinite(v).all()]
                 if name == original:
-                    sound = not odd
+                    sound, truth, own = not odd, outputs, labels if own_labels else None
                     labels = labels if own_labels else first(outputs)
                     if labels is None:
                         raise InputError(f"the split '{split.name}' has no labels for some of its samples.")
@@ -91,15 +96,18 @@ def evaluate(
                     continue
                 assert labels is not None
                 try:
-                    found[name].append(metric.update(outputs, labels))
+                    found[name].append(Rows.of(metric.update(outputs, labels)))
                 except InputError as error:  # the original passed with these labels, so it is not theirs
                     if name == original:
                         raise
                     failed[name] = str(error)
+                    continue
+                if sound:
+                    details[name].update(truth, outputs, own)
             seen += size
             progress(seen)
     finally:
         for worker in workers.values():
             worker.close()
-    kept = {name: np.concatenate(parts) for name, parts in found.items() if name not in failed and name not in wrong}
-    return Scores(kept, failed, wrong)
+    kept = {name: Rows.joined(parts) for name, parts in found.items() if name not in failed and name not in wrong}
+    return Scores(kept, {name: details[name].finish() for name in kept}, failed, wrong)

@@ -1,31 +1,47 @@
 """Figures into the report's parts: accuracies with their verdicts, latencies with theirs."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
-from optimize.metrics import Metric
-from optimize.report import Accuracy, Final, Latency, RatioPart, Timing
+from optimize.metrics import Metric, Rows
+from optimize.report import MOST, Accuracy, Final, Latency, RatioPart, Timing
 from optimize.statistics import judge, paired_drop, samples_that_tell
+from runtime.errors import InputError
 from runtime.intervals import Ratio, percentile, verdict
 from runtime.measure import Measurement
 from runtime.tensors import Array
 
 
-def accuracy(metric: Metric, original: Array, candidate: Array | None, max_drop: float) -> Accuracy:
-    """Of a candidate against the original, on the same samples; of the original itself where there is no candidate."""
+def accuracy(metric: Metric, original: Rows | Array, candidate: Rows | Array | None, max_drop: float) -> Accuracy:
+    """Of a candidate against the original, on the same samples; of the original itself where there is no candidate.
+
+    Raises:
+        InputError: the metric has no value on these samples.
+    """
+    original = Rows.of(original)
     if candidate is None:
-        return Accuracy(metric=metric.name, value=metric.finish(original), samples=len(original))
+        value = metric.finish(original.values)
+        if not math.isfinite(value):
+            raise InputError(
+                f"the metric '{metric.name}' is {value} for the original on {len(original)} samples; it needs others, "
+                "of two classes and not all alike say."
+            )
+        return Accuracy(metric=metric.name, value=value, samples=len(original), each=_each(original))
+    candidate = Rows.of(candidate)
     drop = paired_drop(original, candidate, metric.finish, metric.higher_is_better)
     found = judge(drop, max_drop)
     needed = None
     if found == "cannot tell":
         pairs: tuple[int, int] | tuple[()] = ()
         if drop.changed is not None:
-            lost, won = np.sum(original > candidate), np.sum(original < candidate)
+            lost, won = np.sum(original.values > candidate.values), np.sum(original.values < candidate.values)
             pairs = (int(lost), int(won)) if metric.higher_is_better else (int(won), int(lost))
         needed = samples_that_tell(drop, max_drop, *pairs)
     return Accuracy(
         metric=metric.name,
-        value=metric.finish(candidate),
+        value=metric.finish(candidate.values),
         drop=drop.value,
         low=drop.low,
         high=drop.high,
@@ -33,7 +49,16 @@ def accuracy(metric: Metric, original: Array, candidate: Array | None, max_drop:
         samples=drop.samples,
         samples_that_tell=needed,
         changed_p=drop.changed,
+        each=_each(candidate),
     )
+
+
+def _each(rows: Rows) -> list[list[list[float]]]:
+    """A sample's rows, sample by sample; nothing where they are too many for a report."""
+    if rows.values.size > MOST:
+        return []
+    values, ends = rows.values.tolist(), np.cumsum(rows.counts).tolist()
+    return [values[end - count : end] for end, count in zip(ends, rows.counts.tolist(), strict=True)]
 
 
 def latency(found: Measurement, name: str, margin: float) -> Latency:
@@ -73,8 +98,8 @@ def final(found: Measurement, name: str, plain: str | None, default: str | None)
     )
 
 
-def timing(found: Measurement) -> Timing:
-    """How a measurement went."""
+def timing(found: Measurement, others: Sequence[str] = ()) -> Timing:
+    """How a measurement went, and who else was busy meanwhile."""
     return Timing(
         rounds=found.rounds,
         stopped=found.stopped,
@@ -82,4 +107,5 @@ def timing(found: Measurement) -> Timing:
         margin=found.margin,
         quiet=found.quiet,
         restless=found.restless,
+        others=list(others),
     )

@@ -8,21 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from optimize import judge, plan, recipe, reproduce, select
+from optimize import judge, plan, processes, recipe, reproduce, select, thumbnails
 from optimize.build import Builder, Built, Lost
 from optimize.cache import Cache, default_folder
 from optimize.evaluate import evaluate
 from optimize.flags import to_recipe
 from optimize.folder import LOG, chatter_to, claimed
+from optimize.models import measures
+from optimize.neighbours import Neighbours
 from optimize.pack import write_bundle
 from optimize.plan import Candidate, role_of
 from optimize.progress import Progress
 from optimize.recipe import Recipe
-from optimize.report import Headline, Report, Row, html, json, markdown
+from optimize.report import Headline, Made, Report, Row, html, json, markdown
 from optimize.select import Choice
 from optimize.steps import name_of
 from optimize.subject import Subject, prepare
@@ -82,6 +84,7 @@ def run(
     Raises:
         InputError: something given cannot be used; nothing was written.
         WorkError: the work failed; log.txt says more.
+        SystemExit: in later processes of `accelerate launch`, whose share, the training, is done.
     """
     given = {name: value for name, value in flags.items() if value}
     if isinstance(what, Recipe) or str(what).endswith(".toml"):
@@ -91,6 +94,8 @@ def run(
         asked = what if isinstance(what, Recipe) else recipe.load(Path(what), changes)
     else:
         asked = to_recipe(str(what), changes=changes, **given)
+    if not processes.first():
+        _help(asked)
     existed = Path(out).exists()
     with claimed(Path(out)) as folder:
         work = Path(tempfile.mkdtemp(prefix=_WORK, dir=folder))
@@ -126,12 +131,14 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     versions = host.versions(DISTRIBUTIONS)
     shutil.rmtree(out / FAILED, ignore_errors=True)
     kept = Cache(default_folder())
-    builder = Builder(subject, kept, versions, work, out / FAILED, log, progress, asked.limits)
+    builder = Builder(subject, kept, versions, out / FAILED, log, progress, asked.limits)
+    builder.train(candidates)
     built, rows = _build(candidates, builder)
     run = _Run(asked, subject, candidates, built, log, progress)
 
     progress.stage("accuracy on validate")
-    rows[ORIGINAL] = Row(name=ORIGINAL, engine=asked.model_spec().source, status="measured")
+    given = Made.model_validate({"use": "as given", **measures(subject.model, subject.axes)})
+    rows[ORIGINAL] = Row(name=ORIGINAL, engine=asked.model_spec().source, status="measured", made=[given])
     rows, max_drop = _accuracy(run, rows, "validate_", None)
 
     progress.stage("latency, a first look")
@@ -149,15 +156,17 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
 
     progress.stage("accuracy on test")
     rows, _ = _accuracy(run, rows, "accuracy", max_drop)
+    rows = _shown(subject, rows, chosen)
 
     progress.stage("latency of the chosen, once more")
     finalists = _finalists(run, rows, chosen)
+    before = Neighbours.now()
     last = measure(
         [subject.contender, *(built[name].contender for name in finalists)], subject.feeds,
         budget_s=asked.measure.budget * len(finalists), log=log, seed=asked.measure.seed, progress=progress.count,
     )  # fmt: skip
     rows = _latency(rows, screening, last.margin)  # the machine's floor is known now: the first look may claim no more
-    headline, rows = _headline(run, rows, last, chosen)
+    headline, rows = _headline(run, rows, last, chosen, Neighbours.now().since(before))
 
     for candidate in candidates:
         row = rows[candidate.name]
@@ -198,6 +207,16 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     for file in written:
         shutil.move(file, out / file.name)
     return report
+
+
+def _help(asked: Recipe) -> NoReturn:
+    """What a later process of `accelerate launch` does: its share of the training, and no more."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Progress(STAGES, silent=True)) as silent:
+        work = Path(folder)
+        subject = prepare(asked, silent, work / LOG)
+        builder = Builder(subject, Cache(work), {}, work, work / LOG, silent, asked.limits)
+        builder.train(plan.expand(asked, host.facts()))
+    raise SystemExit(0)
 
 
 def _build(candidates: Sequence[Candidate], builder: Builder) -> tuple[dict[str, Built], Rows]:
@@ -247,11 +266,25 @@ def _accuracy(run: _Run, rows: Rows, field: str, max_drop: float | None) -> tupl
     for lost, status in ((scores.failed, "failed"), (scores.wrong, "wrong")):
         for name, reason in lost.items():
             changed[name] = rows[name].model_copy(update={"status": status, "reason": reason})
+    if field == "accuracy":
+        for name, detail in scores.details.items():
+            changed[name] = changed[name].model_copy(update={"detail": detail})
     for name, statistics in scores.statistics.items():
         if name != ORIGINAL:
             part = judge.accuracy(subject.metric, yardstick, statistics, max_drop)
-            changed[name] = rows[name].model_copy(update={field: part})
+            changed[name] = changed[name].model_copy(update={field: part})
     return changed, max_drop
+
+
+def _shown(subject: Subject, rows: Rows, chosen: Mapping[str, str]) -> Rows:
+    """Put the flipped samples of the chosen ones into the rows, as one sees them."""
+    details = {name: detail for name in set(chosen.values()) if (detail := rows[name].detail)}
+    seen = thumbnails.shown(subject.splits.test, {flip.sample for one in details.values() for flip in one.flips})
+    changed = dict(rows)
+    for name, detail in details.items():
+        flips = [flip.model_copy(update={"shown": seen.get(flip.sample, "")}) for flip in detail.flips]
+        changed[name] = rows[name].model_copy(update={"detail": detail.model_copy(update={"flips": flips})})
+    return changed
 
 
 def _latency(rows: Rows, found: Measurement, margin: float) -> Rows:
@@ -298,7 +331,9 @@ def _finalists(run: _Run, rows: Rows, chosen: Mapping[str, str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if rows[name].status == "measured"]
 
 
-def _headline(run: _Run, rows: Rows, last: Measurement, chosen: Mapping[str, str]) -> tuple[Headline, Rows]:
+def _headline(
+    run: _Run, rows: Rows, last: Measurement, chosen: Mapping[str, str], others: Sequence[str]
+) -> tuple[Headline, Rows]:
     targets, changed = {}, dict(rows)
     for target, name in chosen.items():
         if name in last.traces:
@@ -307,5 +342,7 @@ def _headline(run: _Run, rows: Rows, last: Measurement, chosen: Mapping[str, str
             changed[name] = rows[name].model_copy(
                 update={"ratio_to_plain": final.ratio_to_plain, "ratio_to_default": final.ratio_to_default}
             )
-    headline = Headline(timing=judge.timing(last), original=judge.latency(last, ORIGINAL, last.margin), targets=targets)
+    headline = Headline(
+        timing=judge.timing(last, others), original=judge.latency(last, ORIGINAL, last.margin), targets=targets
+    )
     return headline, changed

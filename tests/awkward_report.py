@@ -2,8 +2,11 @@
 
 from optimize.report import (
     Accuracy,
+    ClassAccuracy,
     Data,
+    Detail,
     Final,
+    Flip,
     Headline,
     Latency,
     Made,
@@ -14,6 +17,9 @@ from optimize.report import (
     Timing,
 )
 
+DOT = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgAB4iG8MwAAAABJRU5ErkJggg=="
+)
 SCRIPT = "<script>alert('x')</script>"
 LONG = "a_name_without_any_place_to_break_it_" * 5
 MACHINE = {"cpu": "A CPU & <b>more</b>", "cores": 1, "memory_bytes": 2**33, "gpus": [], "governor": None}
@@ -40,6 +46,15 @@ def make(**changes) -> Report:
         name=f"openvino-{SCRIPT}", target="openvino", engine="openvino", status="measured", options={"x": SCRIPT},
         validate=accuracy(0.5, 0.1, -0.2, 0.4, "cannot tell"), accuracy=accuracy(0.5, 0.1, -0.2, 0.4, "cannot tell"),
         latency=latency(0.5, 8.0).model_copy(update={"high": float("inf")}), size_bytes=10, threads=1,
+        detail=Detail(
+            sqnr_db=-3.0, cosine=None, agreement=0.5, flipped=1000, calibration_error=0.25,
+            classes=[ClassAccuracy(number=i, samples=20 + i, before=1.0, after=i / 12) for i in range(12)],
+            flips=[
+                Flip(sample=i, label=None if i % 2 else 3, before=3, after=i, confidence_before=1, confidence_after=0.5,
+                     shown=(DOT, SCRIPT, "", "0.1, 0.2, …", f"data:image/png;base64,{SCRIPT}")[i % 5])
+                for i in range(9)
+            ],
+        ),
         made=[
             Made(use="export", seconds=1.0, size_bytes=2**20, parameters=10, macs=10**9),
             Made(use=SCRIPT, seconds=0.1, size_bytes=2**18, parameters=10, macs=10**9, notes=[f"note {SCRIPT}"]),

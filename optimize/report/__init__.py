@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from optimize.report.packed import Rounds, Samples
+
 SCHEMA = 1
+MOST = 100_000  # numbers of single samples that a report keeps of a candidate
 
 Status = Literal["measured", "wrong", "failed", "dropped", "built, not measured", "cannot build here"]
 
@@ -20,7 +23,8 @@ class Accuracy(_Part):
     """Of one contender on one split.
 
     `drop` is original minus candidate, positive is worse, in the metric's unit; `low` and `high` are one-sided 95 %
-    bounds, paired on the same samples.
+    bounds, paired on the same samples. `each` has the metric's rows of each sample (in JSON compressed, see `packed`),
+    by which another report on the same data is compared in pairs; empty where they were more than `MOST` numbers.
     """
 
     metric: str
@@ -32,6 +36,50 @@ class Accuracy(_Part):
     samples: int
     samples_that_tell: int | None = None
     changed_p: float | None = None
+    each: Samples = Field(default_factory=list)
+
+
+class Flip(_Part):
+    """A sample that the candidate calls otherwise than the original: class numbers and the probability given to them.
+
+    `shown` is the sample itself: a small PNG as a data URL, or its first values; empty where it was not kept.
+    """
+
+    sample: int
+    label: int | None
+    before: int
+    after: int
+    confidence_before: float
+    confidence_after: float
+    shown: str = ""
+
+
+class ClassAccuracy(_Part):
+    """The accuracy of the original and of the candidate on the samples of one class."""
+
+    number: int
+    samples: int
+    before: float
+    after: float
+
+
+class Detail(_Part):
+    """How a candidate's answers on test differ from the original's, beyond the metric.
+
+    `sqnr_db` and `cosine` are of the raw outputs (null where they are equal); the rest is for class scores: `agreement`
+    is the share called alike, `lost` and `won` count what became wrong and right, `classes` has those with 20 samples
+    or more, the worst first.
+    """
+
+    sqnr_db: float | None = None
+    cosine: float | None = None
+    agreement: float | None = None
+    flipped: int | None = None
+    lost: int | None = None
+    won: int | None = None
+    calibration_error: float | None = None
+    classes: list[ClassAccuracy] = Field(default_factory=list)
+    flips: list[Flip] = Field(default_factory=list)
 
 
 class RatioPart(_Part):
@@ -46,7 +94,7 @@ class RatioPart(_Part):
 class Latency(_Part):
     """Milliseconds a call, host to host, at the batch named in the report; ratio to the original, which has none.
 
-    `raw` has the nanoseconds of each call, a list a round.
+    `raw` has the nanoseconds of each call, a list a round (in JSON compressed, see `packed`).
     """
 
     p50_ms: float
@@ -61,17 +109,17 @@ class Latency(_Part):
     verdict: Literal["faster", "slower", "no difference", "cannot tell"] | None = None
     rounds: int
     samples: int
-    raw: list[list[int]]
+    raw: Rounds
 
 
 class Made(_Part):
     """What one step of a candidate did: its result's size, and what is known of it; null where it is not.
 
-    `cached`: it was made by an earlier run; `seconds` is what it took then.
+    `cached`: it was made by an earlier run; `seconds` is what it took then. The original has one, `as given`, without.
     """
 
     use: str
-    seconds: float
+    seconds: float | None = None
     size_bytes: int | None = None
     parameters: int | None = None
     macs: int | None = None
@@ -97,6 +145,7 @@ class Row(_Part):
     threads: int | None = None
     validate_: Accuracy | None = Field(default=None, alias="validate")
     accuracy: Accuracy | None = None
+    detail: Detail | None = None
     latency: Latency | None = None
     ratio_to_plain: RatioPart | None = None
     ratio_to_default: RatioPart | None = None
@@ -109,7 +158,10 @@ class Row(_Part):
 
 
 class Timing(_Part):
-    """How one interleaved measurement went. `floor` is the half-width of the original against itself (a share)."""
+    """How one interleaved measurement went. `floor` is the half-width of the original against itself (a share).
+
+    `others` names who else used the processor meanwhile, with their share of a core.
+    """
 
     rounds: int
     stopped: Literal["precision", "budget", "rounds"]
@@ -117,6 +169,7 @@ class Timing(_Part):
     margin: float
     quiet: str
     restless: int
+    others: list[str] = Field(default_factory=list)
 
 
 class Final(_Part):

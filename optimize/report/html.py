@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optimize.report import Final, RatioPart, Report, plots, tables, toml, verdict, words
+from optimize.report import Final, RatioPart, Report, differences, plots, tables, toml, verdict, words
 
 _HERE = Path(__file__).parent
 MACHINE = {
@@ -82,6 +82,9 @@ def text(report: Report) -> str:
         plots=plots.draw(report),
         candidates=tables.candidates(report),
         latencies=tables.latencies(report),
+        answers=differences.answers(report),
+        classes=differences.classes(report),
+        flips=differences.flips(report),
         made=tables.made(report),
         ran=tables.ran(report),
         machine=_machine(report.machine),

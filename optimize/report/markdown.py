@@ -4,6 +4,9 @@ from pathlib import Path
 
 from optimize.report import Report, words
 
+_ANSWERS = (
+    "candidate", "called alike", "flipped", "became wrong", "became right", "calibration error", "outputs' SQNR dB",
+)  # fmt: skip
 _MADE = ("candidate", "step", "seconds", "parameters", "MACs", "MiB", "signal to noise dB")
 
 
@@ -41,14 +44,27 @@ def text(report: Report) -> str:
             "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:.0f}",
         )  # fmt: skip
         parts.append(_row(cells))
+    told = [(row, row.detail) for row in report.candidates if row.detail]
+    if told:
+        parts += ["", "## How the answers differ", "", _row(_ANSWERS), _row(["---"] * len(_ANSWERS))]
+    for row, seen in told:
+        figures = (
+            _figure(seen.agreement, ".2%"), _figure(seen.flipped, "d"), _figure(seen.lost, "d"), _figure(seen.won, "d"),
+            _figure(seen.calibration_error, ".2%"), _figure(seen.sqnr_db, ".1f"),
+        )  # fmt: skip
+        parts.append(_row((row.name, *figures)))
     parts += ["", "## What each step did", "", _row(_MADE), _row(["---"] * len(_MADE))]
-    for row in report.candidates:
+    for row in (report.original, *report.candidates):
         parts += [_row(words.made_cells(row, made)) for made in row.made]
     notes = words.notes(report)
     parts += ["", "## Notes", "", *(f"- {note}" for note in notes)] if notes else []
     versions = ", ".join(f"{name} {version}" for name, version in report.made_with.items())
     parts += ["", f"Made {report.made_at} in {report.seconds:.0f} s with {versions}.", ""]
     return "\n".join(parts)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:

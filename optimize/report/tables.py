@@ -1,7 +1,7 @@
 """The tables of report.html: each cell with what it is sorted by, and an empty one with the reason why."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optimize.report import Accuracy, Latency, Made, Report, Row, words
@@ -16,7 +16,10 @@ _LOST = ("failed", "wrong", "dropped", "cannot build here", "built, not measured
 
 @dataclass(frozen=True)
 class Cell:
-    """Text, and beside it what is said more quietly; `key` sorts it; without a text, `reason` says why."""
+    """Text, and beside it what is said more quietly; `key` sorts it; without a text, `reason` says why.
+
+    `picture` is a data URL that is shown in place of the text.
+    """
 
     text: str = ""
     beside: str = ""
@@ -24,6 +27,7 @@ class Cell:
     reason: str = ""
     tone: str = ""
     note: int = 0
+    picture: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,28 +64,28 @@ def candidates(report: Report) -> Table:
         lines.append(
             Line(
                 (
-                    _name(row.name, kind),
+                    name_cell(row.name, kind),
                     Cell(row.status, key=row.status, tone=tone(row.status)),
-                    _cell(seen, lambda s: (value(report, s.value), "", s.value), _why(row, "not judged on test")),
+                    _cell(seen, lambda s: (value(report, s.value), "", s.value), why(row, "not judged on test")),
                     _cell(
                         seen if seen and seen.verdict else None,
                         lambda s: (*drop(report, s), s.drop),
-                        yardstick or _why(row, "not judged on test"),
+                        yardstick or why(row, "not judged on test"),
                     ),
-                    _verdict(seen, yardstick or _why(row, "not judged on test")),
-                    _cell(time, lambda t: (f"{t.p50_ms:.3f}", "", t.p50_ms), _why(row, "not timed")),
+                    _verdict(seen, yardstick or why(row, "not judged on test")),
+                    _cell(time, lambda t: (f"{t.p50_ms:.3f}", "", t.p50_ms), why(row, "not timed")),
                     _cell(
                         time if time and time.ratio is not None else None,
                         lambda t: (*_split(words.ratio(t)), t.ratio),
-                        yardstick or _why(row, "not timed"),
+                        yardstick or why(row, "not timed"),
                     ),
-                    _verdict(time, yardstick or _why(row, "not timed")),
-                    _size(row.size_bytes, "the original is not one file" if base else _why(row, "not known")),
+                    _verdict(time, yardstick or why(row, "not timed")),
+                    _size(row.size_bytes, "the original is not one file" if base else why(row, "not known")),
                 ),
                 kind,
             )
         )
-    return _noted("candidates", "Candidates", columns, lines)
+    return noted("candidates", "Candidates", columns, lines)
 
 
 def latencies(report: Report) -> Table:
@@ -99,8 +103,8 @@ def latencies(report: Report) -> Table:
         cells = [Cell(f"{v:.3f}", f"[{low:.3f}, {high:.3f}]", v) for v, (low, high) in spans]
         run = "last run" if one.last else "first look"
         counts = (Cell(f"{t.samples:,}", key=t.samples), Cell(str(t.rounds), key=t.rounds))
-        lines.append(Line((_name(one.row.name, one.kind), Cell(run, key=run), *cells, *counts), one.kind))
-    return _noted("latencies", "Latency of a call", columns, lines)
+        lines.append(Line((name_cell(one.row.name, one.kind), Cell(run, key=run), *cells, *counts), one.kind))
+    return noted("latencies", "Latency of a call", columns, lines)
 
 
 def ran(report: Report) -> Table:
@@ -117,25 +121,27 @@ def ran(report: Report) -> Table:
         lines.append(
             Line(
                 (
-                    _name(row.name, kind),
+                    name_cell(row.name, kind),
                     Cell(row.engine, key=row.engine),
                     Cell(
                         row.precision, key=row.precision,
-                        reason="as its framework runs it" if base else _why(row, "not known"),
+                        reason="as its framework runs it" if base else why(row, "not known"),
                     ),
                     Cell(options, key=options, reason="as its framework runs it" if base else "its engine's defaults"),
-                    _number(row.threads, "{:d}", 1, _why(row, "not timed")),
-                    _number(row.cold_start_ms, "{:.0f}", 1, _why(row, "not timed")),
-                    _number(row.peak_memory_bytes, "{:.0f}", 2**20, _why(row, "could not be read")),
+                    number(row.threads, "{:d}", 1, why(row, "not timed")),
+                    number(row.cold_start_ms, "{:.0f}", 1, why(row, "not timed")),
+                    number(row.peak_memory_bytes, "{:.0f}", 2**20, why(row, "could not be read")),
                 ),
                 kind,
             )
         )  # fmt: skip
-    return _noted("ran", "What ran", columns, lines)
+    return noted("ran", "What ran", columns, lines)
 
 
 def made(report: Report) -> Table:
     """What each step did to the model, beside the step before; what candidates have in common stands there once.
+
+    The first line is the original.
 
     Accuracy belongs to a whole list of steps: it stands at the last one.
     """
@@ -144,41 +150,43 @@ def made(report: Report) -> Table:
         (report.data.metric, True), ("signal to noise dB", True), ("seconds", True),
     )  # fmt: skip
     shared: dict[str, list[tuple[Row, int]]] = {}  # by all that was done up to here, the time it took included
-    for row in report.candidates:
+    for row in (report.original, *report.candidates):
         for i in range(len(row.made)):
             done = "\n".join(step.model_dump_json() for step in row.made[: i + 1])
             shared.setdefault(done, []).append((row, i))
     everyone = sum(bool(row.made) for row in report.candidates)
     lines = []
-    for number, users in enumerate(shared.values()):
+    for place, users in enumerate(shared.values()):
         row, i = users[0]
-        step, before = row.made[i], row.made[i - 1] if i else None
+        step, before = row.made[i], next(iter((row.made[:i] or report.original.made)[-1:]), None)
         names = "all" if len(users) == everyone > 1 else ", ".join(user.name for user, _ in users)
         chosen = all(kind_of(report, user) == "chosen" for user, _ in users)
         cells = (
-            Cell(step.use, key=f"{number:04d}"),
+            Cell(step.use, key=f"{place:04d}"),
             Cell(names, key=names),
             _changed(step, before, "size_bytes", "{:.2f}", 2**20),
             _changed(step, before, "parameters", "{:,d}", 1),
             _changed(step, before, "macs", "{:,d}", 1),
             _reached(report, [user for user, at in users if at == len(user.made) - 1]),
-            _number(step.signal_to_noise_db, "{:.1f}", 1, "only for steps that change the model's numbers"),
-            Cell(f"{step.seconds:.1f}", "in an earlier run" if step.cached else "", step.seconds),
+            number(step.signal_to_noise_db, "{:.1f}", 1, "only for steps that change the model's numbers"),
+            replace(
+                number(step.seconds, "{:.1f}", 1, "nothing was done"), beside="in an earlier run" if step.cached else ""
+            ),
         )
         lines.append(Line(cells, "chosen" if chosen else "candidate"))
-    return _noted("made", "What each step did", columns, lines)
+    return noted("made", "What each step did", columns, lines)
 
 
 def _reached(report: Report, rows: Sequence[Row]) -> Cell:
     """The accuracy of those whose last step this is; from the least to the most, where engines differ."""
     values = sorted(row.accuracy.value for row in rows if row.accuracy)
     if not values:
-        return Cell(reason=_why(rows[0], "not judged on test") if rows else "judged after the last step, on the engine")
+        return Cell(reason=why(rows[0], "not judged on test") if rows else "judged after the last step, on the engine")
     ends = dict.fromkeys(value(report, one) for one in (values[0], values[-1]))
     return Cell(" to ".join(ends), key=values[0])
 
 
-def _noted(name: str, caption: str, columns: Sequence[tuple[str, bool]], lines: Sequence[Line]) -> Table:
+def noted(name: str, caption: str, columns: Sequence[tuple[str, bool]], lines: Sequence[Line]) -> Table:
     """Number the reasons for empty cells, each once, in the order of reading."""
     reasons: dict[str, int] = {}
     numbered = []
@@ -194,11 +202,12 @@ def _noted(name: str, caption: str, columns: Sequence[tuple[str, bool]], lines: 
     return Table(name, caption, tuple(columns), tuple(numbered), tuple(reasons))
 
 
-def _name(name: str, kind: str) -> Cell:
+def name_cell(name: str, kind: str) -> Cell:
+    """A contender's name."""
     return Cell(name, "chosen" if kind == "chosen" else "", name)
 
 
-def _why(row: Row, otherwise: str) -> str:
+def why(row: Row, otherwise: str) -> str:
     """Why a row has no figure: what became of it, or what holds for one that was measured."""
     return f"{row.status}: {row.reason}" if row.status in _LOST and row.reason else otherwise
 
@@ -219,21 +228,22 @@ def tone(word: str) -> str:
     return "good" if word in GOOD else "bad" if word in BAD else "caution" if word in CAUTION else ""
 
 
-def _number(value: float | None, form: str, divisor: int, reason: str) -> Cell:
+def number(value: float | None, form: str, divisor: int, reason: str) -> Cell:
+    """A figure over a divisor, or the reason why there is none."""
     if value is None:
         return Cell(reason=reason)
     return Cell(form.format(value / divisor if divisor > 1 else value), key=value)
 
 
 def _size(value: int | None, reason: str) -> Cell:
-    return _number(value, "{:.2f}", 2**20, reason)
+    return number(value, "{:.2f}", 2**20, reason)
 
 
 def _changed(step: Made, before: Made | None, what: str, form: str, divisor: int) -> Cell:
     """A figure of a step, and beside it by how much it differs from the step before."""
     value = getattr(step, what)
     old = getattr(before, what) if before else None
-    cell = _number(value, form, divisor, "not counted")
+    cell = number(value, form, divisor, "not counted")
     if not value or not old or abs(value / old - 1) < 0.0005:
         return cell
     return Cell(cell.text, f"{(value / old - 1) * 100:+.1f} %".replace("-", "−"), cell.key)

@@ -45,7 +45,7 @@ def first_lines(report: Report) -> list[str]:
         if timing.floor and timing.floor > 0.02:
             lines.append(
                 f"NOISY: the original against itself cannot be told apart within ±{timing.floor:.1%}; "
-                "ratios nearer to 1 than that say nothing. Stop other work on this machine and run again."
+                f"ratios nearer to 1 than that say nothing. {quieter(timing.others, report.machine.get('governor'))}"
             )
         if timing.stopped == "budget":
             lines.append(
@@ -57,6 +57,14 @@ def first_lines(report: Report) -> list[str]:
         if timing.restless:
             lines.append(f"{timing.restless} blocks began while another contender's threads were still busy.")
     return lines
+
+
+def quieter(others: Sequence[str], governor: str | None) -> str:
+    """What to do on a noisy machine: who was busy, and how the clock is governed."""
+    busy = f"Busy meanwhile: {', '.join(others[:3])}. " if others else "No other process here was busy. "
+    if governor and governor != "performance":
+        busy += f"The frequency governor is '{governor}': sudo cpupower frequency-set -g performance. "
+    return f"{busy}{'Stop it' if others else 'Quiet the machine, a container has neighbours too'} and run again."
 
 
 def table(report: Report) -> list[list[str]]:
@@ -130,7 +138,7 @@ def made_cells(row: Row, made: Made) -> list[str]:
     return [
         row.name,
         made.use,
-        f"{made.seconds:.1f}",
+        "" if made.seconds is None else f"{made.seconds:.1f}",
         "" if made.parameters is None else f"{made.parameters:,}",
         "" if made.macs is None else f"{made.macs:,}",
         "" if made.size_bytes is None else f"{made.size_bytes / 2**20:.2f}",

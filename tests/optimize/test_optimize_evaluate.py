@@ -61,8 +61,8 @@ ACCURACY = metrics.get("accuracy")
 def test_statistics_are_in_the_order_of_the_data_for_every_contender():
     x, y = scores()
     found = evaluate([contender("original"), contender("turned", "-x")], split(x, y), ACCURACY, 7)
-    np.testing.assert_array_equal(found.statistics["original"][:, 0], x.argmax(1) == y)
-    np.testing.assert_array_equal(found.statistics["turned"][:, 0], x.argmin(1) == y)
+    np.testing.assert_array_equal(found.statistics["original"].values[:, 0], x.argmax(1) == y)
+    np.testing.assert_array_equal(found.statistics["turned"].values[:, 0], x.argmin(1) == y)
     assert not found.failed and not found.wrong
 
 
@@ -102,7 +102,7 @@ def test_an_onnx_file_of_another_input_size_is_dropped(tiny_onnx, tmp_path, tiny
     rows = [engine("original", tiny_onnx), engine("other", tmp_path / "other.onnx"), engine("same", tiny_onnx)]
     found = evaluate(rows, data, ACCURACY, 32)
     assert list(found.failed) == ["other"] and "ONNX Runtime failed" in found.failed["other"]
-    np.testing.assert_array_equal(found.statistics["same"], found.statistics["original"])
+    np.testing.assert_array_equal(found.statistics["same"].values, found.statistics["original"].values)
 
 
 def test_a_contender_with_fewer_classes_than_the_labels_is_dropped():
@@ -138,13 +138,13 @@ def test_a_fixed_batch_fills_up_the_tail_and_drops_the_surplus():
     rows = [contender("original", size=8), contender("turned", "-x", size=8)]
     found = evaluate(rows, split(x, y), ACCURACY, 8, fixed=True)
     assert len(found.statistics["original"]) == len(found.statistics["turned"]) == 25
-    np.testing.assert_array_equal(found.statistics["turned"][:, 0], x.argmin(1) == y)
+    np.testing.assert_array_equal(found.statistics["turned"].values[:, 0], x.argmin(1) == y)
 
 
 def test_a_fixed_batch_larger_than_the_data_is_filled_up():
     x, y = scores(3)
     found = evaluate([contender("original", size=8)], split(x, y), ACCURACY, 8, fixed=True)
-    np.testing.assert_array_equal(found.statistics["original"][:, 0], x.argmax(1) == y)
+    np.testing.assert_array_equal(found.statistics["original"].values[:, 0], x.argmax(1) == y)
 
 
 def test_without_a_fixed_batch_the_tail_is_shorter():
@@ -156,15 +156,15 @@ def test_without_labels_the_answers_of_the_original_stand_for_them():
     x, y = scores()
     rows = [contender("original"), contender("turned", "-x"), contender("same", "x + 1")]
     found = evaluate(rows, split(x, y), metrics.get("agreement"), 7, own_labels=False)
-    assert found.statistics["original"].all() and found.statistics["same"].all()
-    assert not found.statistics["turned"].any()
+    assert found.statistics["original"].values.all() and found.statistics["same"].values.all()
+    assert not found.statistics["turned"].values.any()
 
 
 def test_without_labels_an_error_is_measured_against_the_original():
     rows = [contender("original"), contender("moved", "x + 0.5")]
     found = evaluate(rows, split(scores()[0]), metrics.get("mse"), 7, own_labels=False)
-    assert not found.statistics["original"].any()
-    np.testing.assert_allclose(found.statistics["moved"], 0.25, rtol=1e-5)
+    assert not found.statistics["original"].values.any()
+    np.testing.assert_allclose(found.statistics["moved"].values, 0.25, rtol=1e-5)
 
 
 def test_labels_that_are_missing_for_some_samples_are_named():

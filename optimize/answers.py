@@ -1,0 +1,91 @@
+"""How a candidate's answers differ from the original's, beyond the metric: streamed, a few numbers a sample kept."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from optimize.metrics import Outputs, first
+from optimize.metrics.calibration_error import METRIC as CALIBRATION
+from optimize.metrics.log_loss import log_probabilities
+from optimize.report import ClassAccuracy, Detail, Flip
+from runtime.tensors import Array
+
+FLIPS = 24  # shown in the report, those first of which the original was surest
+CLASS_SAMPLES = 20  # from which on a class has an accuracy of its own
+
+
+@dataclass
+class Answers:
+    """One candidate's answers on one split, batch by batch."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    cosines: list[Array] = field(default_factory=list)
+    calls: list[Array] = field(default_factory=list)  # label (-1: none), before, after, confidence before, after
+
+    def update(self, original: Outputs, candidate: Outputs, labels: Array | None) -> None:
+        """One batch: outputs of the same names and shapes; labels where the data has its own."""
+        for name, wanted in original.items():
+            got = candidate.get(name)
+            if got is not None and wanted.dtype.kind == "f" and got.shape == wanted.shape:
+                a, b = (value.reshape(len(value), -1).astype(np.float64) for value in (wanted, got))
+                self.signal += float((a**2).sum())
+                self.noise += float(((a - b) ** 2).sum())
+                size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+                self.cosines.append((a * b).sum(1)[size > 0] / size[size > 0])
+        before, after = first(original), first(candidate)
+        if not _scores(before) or after.shape != before.shape:
+            return
+        whole = labels is not None and labels.dtype.kind in "iu" and labels.size == len(before)
+        mine = labels.reshape(-1) if labels is not None and whole else np.full(len(before), -1)
+        sure = [np.exp(log_probabilities(value)).max(1) for value in (before, after)]
+        self.calls.append(np.stack([mine, before.argmax(1), after.argmax(1), *sure], 1).astype(np.float64))
+
+    def finish(self) -> Detail:
+        """What they came to."""
+        found: dict[str, object] = {}
+        if self.signal:
+            cosines = np.concatenate(self.cosines)
+            found["sqnr_db"] = 10 * math.log10(self.signal / self.noise) if self.noise else None
+            found["cosine"] = float(cosines.mean()) if len(cosines) else None
+        if not self.calls:
+            return Detail.model_validate(found)
+        calls = np.concatenate(self.calls)
+        label, before, after = (calls[:, i].astype(int) for i in range(3))
+        found["agreement"] = float((before == after).mean())
+        moved = np.flatnonzero(before != after)
+        found["flipped"] = len(moved)
+        found["flips"] = [_flip(calls[i], int(i)) for i in moved[np.argsort(-calls[moved, 3], kind="stable")][:FLIPS]]
+        if (label >= 0).all():
+            found["lost"] = int(((before == label) & (after != label)).sum())
+            found["won"] = int(((before != label) & (after == label)).sum())
+            found["classes"] = _by_class(label, before, after)
+            found["calibration_error"] = CALIBRATION.finish(
+                np.stack([calls[:, 4], after == label], 1).astype(np.float64)
+            )
+        return Detail.model_validate(found)
+
+
+def _scores(value: Array) -> bool:
+    """Whether an output is a class score for each class: (samples, two or more) of floating point."""
+    return value.dtype.kind == "f" and value.ndim == 2 and value.shape[1] > 1
+
+
+def _flip(call: Array, sample: int) -> Flip:
+    label = int(call[0])
+    return Flip(
+        sample=sample, label=None if label < 0 else label, before=int(call[1]), after=int(call[2]),
+        confidence_before=float(call[3]), confidence_after=float(call[4]),
+    )  # fmt: skip
+
+
+def _by_class(label: Array, before: Array, after: Array) -> list[ClassAccuracy]:
+    """Classes with enough samples, those that lost most first."""
+    found = []
+    for number in np.unique(label):
+        own = label == number
+        if own.sum() >= CLASS_SAMPLES:
+            was, now = (float((calls[own] == number).mean()) for calls in (before, after))
+            found.append(ClassAccuracy(number=int(number), samples=int(own.sum()), before=was, after=now))
+    return sorted(found, key=lambda one: one.after - one.before)
