@@ -172,9 +172,24 @@ def eval_(
     from optimize import foreign
 
     found = foreign.evaluate_all(models, data, metric, better, weights, max_drop, split, trust)
-    _print(found, json)
-    verdicts = [row.get("verdict") for row in found["models"].values()]
-    return int("exceeds" in verdicts or (strict and "cannot tell" in verdicts))
+    return _verdicts(found, strict, json)
+
+
+@_command
+def recheck(
+    bundle: Annotated[str, typer.Argument(help="A folder that optimize run wrote as bundle/.", metavar="BUNDLE")],
+    data: Annotated[str, typer.Option(help="data.npz, or file.py:callable: the new data.")],
+    metric: MetricName = None,
+    better: Better = None,
+    max_drop: Annotated[str | None, typer.Option(help="0.005, 0.5pp or 1%; the bundle's own by default.")] = None,
+    split: Annotated[str | None, typer.Option(help="calibrate, validate, test or all.")] = None,
+    strict: Strict = False,
+    json: Json = False,
+) -> int:
+    """A bundle's engines on new data, against its plain fp32 model, with verdict."""
+    from optimize import foreign
+
+    return _verdicts(foreign.recheck(bundle, data, metric, better, max_drop, split), strict, json)
 
 
 @_command
@@ -193,6 +208,45 @@ def bench(
 
     _print(foreign.bench_all(models, data, weights, shape or [], batch, budget, trust), json)
     return 0
+
+
+@_command
+def explain(
+    bundle: Annotated[str, typer.Argument(help="A folder that optimize run wrote as bundle/.", metavar="BUNDLE")],
+    data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable; else random numbers.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a call.")] = 1,
+    json: Json = False,
+) -> int:
+    """Why a bundle's engines are fast or slow: the layer to blame, and each layer's time and precision."""
+    from optimize import explain
+
+    found = explain.explain(bundle, data, batch)
+    _print(found if json else explain.flat(found), json)
+    return 0
+
+
+@_command
+def compare(
+    old: Annotated[Path, typer.Argument(help="A folder of optimize run, or its report.json.")],
+    new: Annotated[Path, typer.Argument(help="Another.")],
+    fail_if: Annotated[
+        list[str] | None, typer.Option(help="'latency > 5%', 'accuracy < -0.5pp'; may be repeated.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML to write.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="A CSV table to write.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(envvar="GITHUB_STEP_SUMMARY", help="Markdown to append to; CI's step summary.")
+    ] = None,
+    strict: Strict = False,
+    json: Json = False,
+) -> int:
+    """What changed between two runs, with intervals; a gate for CI with --fail-if."""
+    from optimize import compare, gate_forms
+
+    found = compare.compare(old, new, fail_if or [])
+    gate_forms.write(found, strict, junit, csv, summary)
+    _print(compare.as_json(found, strict), json)
+    return int(found.failed(strict))
 
 
 @_command
@@ -234,6 +288,12 @@ def _show(report: Any, out: Path, json: bool) -> int:
 
         terminal.show(report, out)
     return int(report.exit_code)
+
+
+def _verdicts(found: dict[str, Any], strict: bool, json: bool) -> int:
+    _print(found, json)
+    verdicts = [row.get("verdict") for row in found["models"].values()]
+    return int("exceeds" in verdicts or (strict and "cannot tell" in verdicts))
 
 
 def _print(found: dict[str, Any], json: bool) -> None:

@@ -13,18 +13,24 @@ from optimize.data import NAMES, resized
 from optimize.evaluate import evaluate
 from optimize.flags import random_feeds, shapes
 from optimize.models import read_onnx
+from optimize.neighbours import Neighbours
 from optimize.progress import Progress
 from optimize.recipe import allowed_drop
+from optimize.report import json
+from optimize.report.words import quieter
 from optimize.sources import ModelSpec
 from optimize.subject import read_data
 from runtime import bundle as bundles
 from runtime import host
+from runtime import model as models
 from runtime.contender import Contender
+from runtime.engines import onnx_files
 from runtime.errors import InputError
 from runtime.listing import unknown
-from runtime.measure import measure
+from runtime.measure import Measurement, measure
 from runtime.tensors import TensorSpec
 
+COVERED = "host to host: from the call with arrays to the answer in arrays, checks and copies included"
 BATCH = 16  # samples a call of `eval`, where the batch is dynamic
 
 Contestant = tuple[Contender, tuple[TensorSpec, ...]]
@@ -40,12 +46,46 @@ def evaluate_all(
         InputError: something is not there, or does not fit.
         WorkError: the first of them failed.
     """
+    return judged([_contestant(place, (), weights, trust) for place in places], data, metric, better, max_drop, split)
+
+
+def recheck(
+    place: str, data: str, metric: str | None, better: str | None, max_drop: str | None, split: str | None
+) -> dict[str, Any]:
+    """Every engine of a bundle that runs here, against the bundle's plain fp32 model, on other data.
+
+    Metric and allowed drop are those of the bundle's report where none are given.
+
+    Raises:
+        InputError: the bundle or the data is not there, or does not fit.
+        WorkError: the plain model failed, or no engine runs here.
+    """
+    bundle = bundles.read(place)
+    inputs = bundle.specs.inputs
+    asked: dict[str, Any] = {}
+    if (Path(place) / "report" / "report.json").exists():
+        asked = json.read(Path(place) / "report").recipe
+    plain = next(entry for entry in models.considered(bundle) if entry not in bundle.engines)
+    names = [plain.name, *(entry.name for entry in bundle.engines)]
+    found: list[Contestant] = [
+        (Contender(name, "runtime.worker:open_bundle", {"path": _absolute(place), "engine": name}), inputs)
+        for name in names
+    ]
+    known = asked.get("data", {})
+    limit = max_drop or asked.get("constraints", {}).get("max_drop") or "1pp"
+    return judged(found, data, metric or known.get("metric"), better or known.get("better"), str(limit), split)
+
+
+def judged(
+    contestants: Sequence[Contestant], data: str, metric: str | None, better: str | None, max_drop: str,
+    split: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Accuracy of each, and its drop against the first."""
     try:
         allowed_drop(max_drop, 1.0)
     except ValueError as error:
         raise InputError(f"--max-drop: {error}") from error
     log = Path(tempfile.mkdtemp(prefix="optimize-")) / "log.txt"
-    contestants = [_contestant(place, (), weights, trust) for place in places]
     progress = Progress(1)
     progress.stage("accuracy")
     inputs, material = read_data(data, None, metric, better, contestants[0][1], progress)
@@ -73,7 +113,11 @@ def evaluate_all(
         if name in scores.statistics:
             found = judge.accuracy(material.metric, yardstick, scores.statistics[name], allowed)
             seen = found.model_dump(include={"drop", "low", "high", "verdict", "samples_that_tell", "changed_p"})
-            rows[name] = {"status": "measured", material.metric.name: found.value, **seen}
+            detail = scores.details[name].model_dump(
+                include={"agreement", "flipped", "lost", "won", "calibration_error", "sqnr_db", "cosine"},
+                exclude_none=True,
+            )
+            rows[name] = {"status": "measured", material.metric.name: found.value, **seen, **detail}
         else:
             lost = "failed" if name in scores.failed else "wrong"
             rows[name] = {"status": lost, "reason": {**scores.failed, **scores.wrong}[name]}
@@ -116,7 +160,10 @@ def bench_all(
     else:
         raise InputError("which inputs? Give --data, or --shape batch,3,32,32.")
     contenders = _line_up(contestants, inputs)
+    sizes = {one.name: _size(place) for one, place in zip(contenders, places, strict=True)}
+    before = Neighbours.now()
     found = measure(contenders, feeds, budget_s=budget * max(1, len(contenders) - 1), log=log, progress=progress.count)
+    others = Neighbours.now().since(before)
     progress.close()
     rows: dict[str, Any] = {}
     for contender in contenders:
@@ -129,8 +176,10 @@ def bench_all(
             "p50_ms": seen.p50_ms, "p90_ms": seen.p90_ms, "p99_ms": seen.p99_ms, "ratio": seen.ratio,
             "low": seen.low, "high": seen.high, "verdict": seen.verdict or "the base", "threads": trace.threads,
             "cold_start_ms": float(np.median(trace.cold_start_ms)),
-            "peak_memory_bytes": trace.peak_memory_bytes, "samples": seen.samples,
+            "peak_memory_bytes": trace.peak_memory_bytes, "size_bytes": sizes.get(contender.name),
+            "samples": seen.samples,
         }  # fmt: skip
+    machine = host.facts()
     noisy = found.floor is not None and found.floor > 0.02
     return {
         "input": data or "random numbers, since no --data was given",
@@ -139,13 +188,20 @@ def bench_all(
         "stopped": {"precision": "every interval is within ±2 %", "budget": "the budget was used up"}.get(
             found.stopped
         ),
-        "base_against_itself": f"±{found.floor:.2%}" + (": noisy, stop other work and run again" if noisy else "")
-        if found.floor is not None
-        else None,
-        "machine": host.facts().to_json(),
+        "clock": COVERED,
+        "base_against_itself": _itself(found),
+        "noisy": quieter(others, machine.governor) if noisy else False,
+        "machine": machine.to_json(),
         "models": rows,
         "log": str(log),
     }
+
+
+def _itself(found: Measurement) -> dict[str, float] | None:
+    if found.twin is None or found.twin not in found.traces:
+        return None
+    seen = found.ratio(found.twin)
+    return {"ratio": seen.value, "low": seen.low, "high": seen.high}
 
 
 def _contestant(place: str, inputs: tuple[TensorSpec, ...], weights: str | None, trust: bool) -> Contestant:
@@ -184,6 +240,14 @@ def _line_up(contestants: Sequence[Contestant], inputs: tuple[TensorSpec, ...]) 
         name = contender.name if contender.name not in {c.name for c in found} else f"{contender.name} ({index + 1})"
         found.append(replace(contender, name=name, rename=rename))
     return found
+
+
+def _size(place: str) -> int | None:
+    """Bytes on disk of a file with its external data, or of a bundle; None for what is code."""
+    path = Path(place)
+    if path.is_dir():
+        return sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
+    return sum(part.stat().st_size for part in onnx_files(path).values()) if path.is_file() else None
 
 
 def _absolute(place: str) -> str:

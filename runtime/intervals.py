@@ -41,6 +41,23 @@ def ratio(base: Sequence[Array], other: Sequence[Array]) -> Ratio:
     return Ratio(math.exp(middle), math.exp(middle - half), math.exp(min(middle + half, 700.0)), n)
 
 
+def unpaired(base: Sequence[Array], other: Sequence[Array]) -> Ratio:
+    """From the timings of two runs, each with rounds of its own: Welch's t over the rounds' log medians.
+
+    A drift of the machine between the runs is not in the interval; where both can be run, measure them together.
+    """
+    one, two = (np.array([math.log(np.median(calls)) for calls in rounds]) for rounds in (base, other))
+    middle, count = float(np.mean(one) - np.mean(two)), min(len(one), len(two))
+    half = math.inf
+    if count > 1:
+        parts = [float(np.var(logs, ddof=1)) / len(logs) for logs in (one, two)]
+        whole = sum(parts)
+        squares = sum(part**2 / (len(logs) - 1) for part, logs in zip(parts, (one, two), strict=True))
+        freedom = max(1, math.floor(whole**2 / squares)) if squares else count  # rounded down: a little wider
+        half = t_quantile(0.975, freedom) * math.sqrt(whole)
+    return Ratio(math.exp(middle), math.exp(middle - half), math.exp(min(middle + half, 700.0)), count)
+
+
 def verdict(found: Ratio, margin: float) -> LatencyVerdict:
     """`faster`, `slower`, `no difference` (inside +-margin, a share) or `cannot tell`."""
     if found.low >= 1 / (1 + margin) and found.high <= 1 + margin:
