@@ -35,18 +35,12 @@ class OnnxRuntimeSession:
     def __init__(self, path: Path, specs: Specs, options: Options, cores: int) -> None:
         check_options("onnxruntime", options, OPTIONS)
         ort = library("onnxruntime", "onnxruntime")
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 3
-        if options:  # with none at all this is ONNX Runtime as its vendor ships it
-            settings.intra_op_num_threads = options.get("threads") or cores
-            if options.get("spinning") is False:
-                settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            if options.get("fuse") is False:  # each node as the file says: the judge of other engines
-                settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self.threads = options.get("threads") or cores
         self._path = path
         try:
-            self._session: Any = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+            self._session: Any = ort.InferenceSession(
+                str(path), settings(ort, options, cores), providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # its own exceptions share no base but Exception
             raise EngineError(f"ONNX Runtime cannot load {path.name}: {_first_line(error)}") from error
         inputs = {port.name: _DTYPES.get(port.type) for port in self._session.get_inputs()}
@@ -86,6 +80,19 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Drop the session."""
         self._session = None
+
+
+def settings(ort: Any, options: Options, cores: int) -> Any:
+    """Its `SessionOptions` for the options of an engine here."""
+    found = ort.SessionOptions()
+    found.log_severity_level = 3
+    if options:  # with none at all this is ONNX Runtime as its vendor ships it
+        found.intra_op_num_threads = options.get("threads") or cores
+        if options.get("spinning") is False:
+            found.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if options.get("fuse") is False:  # each node as the file says: the judge of other engines
+            found.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return found
 
 
 def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> OnnxRuntimeSession:

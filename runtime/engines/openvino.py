@@ -30,7 +30,7 @@ class OpenVinoSession:
                 model = core.read_model(str(files["model"]), str(files["weights"]))
             else:
                 model = core.read_model(str(files["model"]))
-            self._compiled: Any = core.compile_model(model, "CPU", _properties(options, cores))
+            self._compiled: Any = core.compile_model(model, "CPU", properties(options, cores))
             self._requests: deque[Any] = deque([self._compiled.create_infer_request()])
         except RuntimeError as error:  # its only exception
             raise EngineError(f"OpenVINO cannot load {files['model'].name}: {_reason(error)}") from error
@@ -103,7 +103,8 @@ def _check(options: Options) -> None:
             raise InputError(f"option '{key}' of openvino is {options[key]!r}; it takes {', '.join(allowed)}.")
 
 
-def _properties(options: Options, cores: int) -> dict[str, Any]:
+def properties(options: Options, cores: int) -> dict[str, Any]:
+    """What `compile_model` is given for the options of an engine here."""
     if not options:
         return {}
     # the hint is set always: OpenVINO would take bf16 by itself where the processor has it
