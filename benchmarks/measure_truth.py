@@ -84,7 +84,7 @@ def read(work: Path) -> dict[tuple[str, str, int], dict]:
 
 def compare(folder: Path, model: str, engine: str, more: int) -> dict:
     """One comparison as `optimize bench` makes it: A against itself, or A against B with more layers."""
-    from optimize.foreign import bench_all
+    from optimize.bench import bench_all
 
     places = [str(bundle(folder, model, engine, LAYERS + n)) for n in ((0, more) if more else (0,))]
     found = bench_all(places, None, None, (), 1, BUDGET_S, False)

@@ -200,13 +200,20 @@ def bench(
     shape: Shape = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples a call.")] = 1,
     budget: Annotated[float, typer.Option(min=0.1, help="Seconds a pair; never fewer than 8 rounds.")] = 20.0,
+    paced: Annotated[
+        float | None, typer.Option(min=0.1, help="Also calls so often a second, with sleep between.")
+    ] = None,
+    arrivals: Annotated[bool, typer.Option("--arrivals", help="Also calls at random times, at several loads.")] = False,
+    soak: Annotated[float | None, typer.Option(min=4, help="Also a hot loop of so many seconds.")] = None,
+    batches: Annotated[list[int] | None, typer.Option(min=1, help="Also samples a second at this batch.")] = None,
     trust: Trust = False,
     json: Json = False,
 ) -> int:
     """Latency of the first, and of the others against it, interleaved, with verdict."""
-    from optimize import foreign
+    from optimize.bench import Scenarios, bench_all
 
-    _print(foreign.bench_all(models, data, weights, shape or [], batch, budget, trust), json)
+    asked = Scenarios(paced, arrivals, soak, batches or ())
+    _print(bench_all(models, data, weights, shape or [], batch, budget, trust, asked), json)
     return 0
 
 

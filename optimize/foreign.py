@@ -1,4 +1,4 @@
-"""`optimize eval` and `optimize bench`: models and bundles of any origin, against the first of them."""
+"""`optimize eval` and `optimize recheck`: models and bundles of any origin, against the first of them."""
 
 import tempfile
 from collections.abc import Sequence
@@ -6,31 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from optimize import judge, sources
-from optimize.data import NAMES, resized
+from optimize.data import NAMES
 from optimize.evaluate import evaluate
-from optimize.flags import random_feeds, shapes
 from optimize.models import read_onnx
-from optimize.neighbours import Neighbours
 from optimize.progress import Progress
 from optimize.recipe import allowed_drop
 from optimize.report import json
-from optimize.report.words import quieter
 from optimize.sources import ModelSpec
 from optimize.subject import read_data
 from runtime import bundle as bundles
-from runtime import host
 from runtime import model as models
 from runtime.contender import Contender
-from runtime.engines import onnx_files
 from runtime.errors import InputError
 from runtime.listing import unknown
-from runtime.measure import Measurement, measure
 from runtime.tensors import TensorSpec
 
-COVERED = "host to host: from the call with arrays to the answer in arrays, checks and copies included"
 BATCH = 16  # samples a call of `eval`, where the batch is dynamic
 
 Contestant = tuple[Contender, tuple[TensorSpec, ...]]
@@ -46,7 +37,7 @@ def evaluate_all(
         InputError: something is not there, or does not fit.
         WorkError: the first of them failed.
     """
-    return judged([_contestant(place, (), weights, trust) for place in places], data, metric, better, max_drop, split)
+    return judged([contestant(place, (), weights, trust) for place in places], data, metric, better, max_drop, split)
 
 
 def recheck(
@@ -89,7 +80,7 @@ def judged(
     progress = Progress(1)
     progress.stage("accuracy")
     inputs, material = read_data(data, None, metric, better, contestants[0][1], progress)
-    contenders = _line_up(contestants, inputs)
+    contenders = line_up(contestants, inputs)
     splits = material.splits
     chosen = split or ("all" if splits.divided else "test")
     if chosen not in (*NAMES, "all"):
@@ -132,79 +123,7 @@ def judged(
     }
 
 
-def bench_all(
-    places: Sequence[str], data: str | None, weights: str | None, shape: Sequence[str], batch: int, budget: float,
-    trust: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """Latency of each, interleaved, and its ratio to the first.
-
-    Raises:
-        InputError: something is not there, or the inputs cannot be told.
-        WorkError: the first of them failed.
-    """
-    log = Path(tempfile.mkdtemp(prefix="optimize-")) / "log.txt"
-    given = shapes(shape)
-    contestants = [_contestant(place, given, weights, trust) for place in places]
-    inputs = next((specs for _, specs in contestants if specs), given)
-    progress = Progress(1)
-    progress.stage("latency")
-    if data:
-        inputs, material = read_data(data, None, None, None, inputs, progress)
-        fixed = inputs[0].shape[0]
-        batch = fixed if isinstance(fixed, int) else batch
-        feeds = resized(material.splits.validate.take(batch)[0], batch)
-    elif inputs:
-        fixed = inputs[0].shape[0] if inputs[0].shape else 1
-        batch = fixed if isinstance(fixed, int) else batch
-        feeds = random_feeds(inputs, batch)
-    else:
-        raise InputError("which inputs? Give --data, or --shape batch,3,32,32.")
-    contenders = _line_up(contestants, inputs)
-    sizes = {one.name: _size(place) for one, place in zip(contenders, places, strict=True)}
-    before = Neighbours.now()
-    found = measure(contenders, feeds, budget_s=budget * max(1, len(contenders) - 1), log=log, progress=progress.count)
-    others = Neighbours.now().since(before)
-    progress.close()
-    rows: dict[str, Any] = {}
-    for contender in contenders:
-        if contender.name in found.failed:
-            rows[contender.name] = {"status": "failed", "reason": found.failed[contender.name]}
-            continue
-        seen = judge.latency(found, contender.name, found.margin)
-        trace = found.traces[contender.name]
-        rows[contender.name] = {
-            "p50_ms": seen.p50_ms, "p90_ms": seen.p90_ms, "p99_ms": seen.p99_ms, "ratio": seen.ratio,
-            "low": seen.low, "high": seen.high, "verdict": seen.verdict or "the base", "threads": trace.threads,
-            "cold_start_ms": float(np.median(trace.cold_start_ms)),
-            "peak_memory_bytes": trace.peak_memory_bytes, "size_bytes": sizes.get(contender.name),
-            "samples": seen.samples,
-        }  # fmt: skip
-    machine = host.facts()
-    noisy = found.floor is not None and found.floor > 0.02
-    return {
-        "input": data or "random numbers, since no --data was given",
-        "batch": batch,
-        "rounds": found.rounds,
-        "stopped": {"precision": "every interval is within ±2 %", "budget": "the budget was used up"}.get(
-            found.stopped
-        ),
-        "clock": COVERED,
-        "base_against_itself": _itself(found),
-        "noisy": quieter(others, machine.governor) if noisy else False,
-        "machine": machine.to_json(),
-        "models": rows,
-        "log": str(log),
-    }
-
-
-def _itself(found: Measurement) -> dict[str, float] | None:
-    if found.twin is None or found.twin not in found.traces:
-        return None
-    seen = found.ratio(found.twin)
-    return {"ratio": seen.value, "low": seen.low, "high": seen.high}
-
-
-def _contestant(place: str, inputs: tuple[TensorSpec, ...], weights: str | None, trust: bool) -> Contestant:
+def contestant(place: str, inputs: tuple[TensorSpec, ...], weights: str | None, trust: bool) -> Contestant:
     """What runs a place, and its inputs where it says them itself."""
     path = Path(place)
     if path.is_dir():
@@ -222,7 +141,7 @@ def _contestant(place: str, inputs: tuple[TensorSpec, ...], weights: str | None,
     return spec.contender(place), inputs
 
 
-def _line_up(contestants: Sequence[Contestant], inputs: tuple[TensorSpec, ...]) -> list[Contender]:
+def line_up(contestants: Sequence[Contestant], inputs: tuple[TensorSpec, ...]) -> list[Contender]:
     """Contenders with names of their own, each fed by the names of the first's inputs.
 
     Raises:
@@ -240,14 +159,6 @@ def _line_up(contestants: Sequence[Contestant], inputs: tuple[TensorSpec, ...]) 
         name = contender.name if contender.name not in {c.name for c in found} else f"{contender.name} ({index + 1})"
         found.append(replace(contender, name=name, rename=rename))
     return found
-
-
-def _size(place: str) -> int | None:
-    """Bytes on disk of a file with its external data, or of a bundle; None for what is code."""
-    path = Path(place)
-    if path.is_dir():
-        return sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
-    return sum(part.stat().st_size for part in onnx_files(path).values()) if path.is_file() else None
 
 
 def _absolute(place: str) -> str:

@@ -110,8 +110,12 @@ class Worker:
         """Nanoseconds of each call of one timed block (int64)."""
         return self.ask({"do": "block", "seconds": seconds, "calls": calls})[1]["ns"]
 
+    def schedule(self, at: Array) -> Array:
+        """Nanoseconds (int64) from when each call was due, `at` seconds (float64) after the first, to its answer."""
+        return self.ask({"do": "schedule"}, {"at": at})[1]["ns"]
+
     def use(self) -> dict[str, int]:
-        """`threads` and `peak_memory_bytes`, so far."""
+        """`threads`, `memory_bytes` now and `peak_memory_bytes` so far."""
         return self.ask({"do": "use"})[0]
 
     def precision(self) -> dict[str, int]:

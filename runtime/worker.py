@@ -7,7 +7,9 @@ It imports numpy, `runtime`, and what the contender itself needs: what is measur
     run    arrays = feeds; answers with the outputs
     block  {"seconds": s, "calls": n}: after 3 dropped calls at least n calls and s seconds;
            answers with the nanoseconds of each
-    use    answers with the threads and the peak memory
+    schedule   arrays = {"at": seconds}; calls that are due so long after now, each begun as soon as the one before has
+           ended; answers with the nanoseconds from when each was due to its answer
+    use    answers with the threads, the memory now and the peak memory
     precision   answers with the number formats that truly run
     call   {"function": "module:function", "arguments": {...}}: for work that is better done apart; its JSON result
 
@@ -74,8 +76,11 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
                     wire.send(sink, {}, session.run(arrays))
                 case "block":
                     wire.send(sink, {}, {"ns": _block(session, feeds, message["seconds"], message["calls"])})
+                case "schedule":
+                    wire.send(sink, {}, {"ns": _schedule(session, feeds, arrays["at"])})
                 case "use":
-                    wire.send(sink, {"threads": session.threads, "peak_memory_bytes": peak_memory()})
+                    memory = {"peak_memory_bytes": peak_memory(), "memory_bytes": _resident("VmRSS:")}
+                    wire.send(sink, {"threads": session.threads, **memory})
                 case "precision":
                     wire.send(sink, {"precision": dict(session.precision())})
                 case "call":
@@ -91,18 +96,25 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
 
 def peak_memory() -> int:
     """The largest resident memory of this process so far, in bytes; 0 where the system does not say."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as stream:  # noqa: PTH123  # hot start
-            for line in stream:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    if found := _resident("VmHWM:"):
+        return found
     try:
         import resource
     except ImportError:
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _resident(what: str) -> int:
+    """A line of Linux's status of this process, in bytes; 0 where there is none."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as stream:  # noqa: PTH123  # hot start
+            for line in stream:
+                if line.startswith(what):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
 
 
 def _open(message: Mapping[str, Any], feeds: dict[str, Array]) -> tuple[Any, dict[str, Any], dict[str, Array]]:
@@ -128,6 +140,22 @@ def _block(session: Any, feeds: dict[str, Array], seconds: float, calls: int) ->
         run(feeds)
         taken.append(now() - start)
     return np.array(taken, np.int64)
+
+
+def _schedule(session: Any, feeds: dict[str, Array], at: Array) -> Array:
+    """An open loop: a call that is late waits for nobody's permission, and its waiting counts."""
+    run, now = session.run, time.perf_counter_ns
+    for _ in range(DROPPED):
+        run(feeds)
+    taken = np.empty(len(at), np.int64)
+    begun = now()
+    for i, due in enumerate((begun + at * 1e9).astype(np.int64).tolist()):
+        wait = due - now()
+        if wait > 0:
+            time.sleep(wait / 1e9)
+        run(feeds)
+        taken[i] = now() - due
+    return taken
 
 
 def _named(place: str) -> Any:

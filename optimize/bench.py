@@ -1,0 +1,159 @@
+"""`optimize bench`: latency of models and bundles of any origin, interleaved, against the first of them."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimize import judge
+from optimize import scenarios as scenario
+from optimize.data import resized
+from optimize.flags import random_feeds, shapes
+from optimize.foreign import contestant, line_up
+from optimize.neighbours import Neighbours
+from optimize.progress import Progress
+from optimize.report.words import quieter
+from optimize.subject import read_data
+from runtime import host
+from runtime.contender import Contender, Worker
+from runtime.engines import onnx_files
+from runtime.errors import InputError
+from runtime.measure import Measurement, measure
+from runtime.tensors import Array, TensorSpec
+
+COVERED = "host to host: from the call with arrays to the answer in arrays, checks and copies included"
+
+
+@dataclass(frozen=True)
+class Scenarios:
+    """What is wanted beyond the hot loop; each has a section of its own.
+
+    Attributes:
+        paced: calls a second, with sleep between.
+        arrivals: random ones, at several loads.
+        soak: seconds.
+        batches: sizes whose throughput is wanted.
+    """
+
+    paced: float | None = None
+    arrivals: bool = False
+    soak: float | None = None
+    batches: Sequence[int] = ()
+
+
+def bench_all(
+    places: Sequence[str], data: str | None, weights: str | None, shape: Sequence[str], batch: int, budget: float,
+    trust: bool, scenarios: Scenarios | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Latency of each, interleaved, and its ratio to the first; then each alone in what else is asked for.
+
+    Raises:
+        InputError: something is not there, or the inputs cannot be told.
+        WorkError: the first of them failed.
+    """
+    log = Path(tempfile.mkdtemp(prefix="optimize-")) / "log.txt"
+    given = shapes(shape)
+    contestants = [contestant(place, given, weights, trust) for place in places]
+    inputs = next((specs for _, specs in contestants if specs), given)
+    progress = Progress(1)
+    progress.stage("latency")
+    if data:
+        inputs, material = read_data(data, None, None, None, inputs, progress)
+        fixed = inputs[0].shape[0]
+        batch = fixed if isinstance(fixed, int) else batch
+        feeds = resized(material.splits.validate.take(batch)[0], batch)
+    elif inputs:
+        fixed = inputs[0].shape[0] if inputs[0].shape else 1
+        batch = fixed if isinstance(fixed, int) else batch
+        feeds = random_feeds(inputs, batch)
+    else:
+        raise InputError("which inputs? Give --data, or --shape batch,3,32,32.")
+    contenders = line_up(contestants, inputs)
+    sizes = {one.name: _size(place) for one, place in zip(contenders, places, strict=True)}
+    before = Neighbours.now()
+    found = measure(contenders, feeds, budget_s=budget * max(1, len(contenders) - 1), log=log, progress=progress.count)
+    others = Neighbours.now().since(before)
+    alive = [contender for contender in contenders if contender.name not in found.failed]
+    beyond = _beyond(alive, inputs, feeds, scenarios, log, progress) if scenarios else {}
+    progress.close()
+    rows: dict[str, Any] = {}
+    for contender in contenders:
+        if contender.name in found.failed:
+            rows[contender.name] = {"status": "failed", "reason": found.failed[contender.name]}
+            continue
+        seen = judge.latency(found, contender.name, found.margin)
+        trace = found.traces[contender.name]
+        rows[contender.name] = {
+            "p50_ms": seen.p50_ms, "p90_ms": seen.p90_ms, "p99_ms": seen.p99_ms, "ratio": seen.ratio,
+            "low": seen.low, "high": seen.high, "verdict": seen.verdict or "the base", "threads": trace.threads,
+            "cold_start_ms": float(np.median(trace.cold_start_ms)),
+            "peak_memory_bytes": trace.peak_memory_bytes, "size_bytes": sizes.get(contender.name),
+            "samples": seen.samples,
+        }  # fmt: skip
+    machine = host.facts()
+    noisy = found.floor is not None and found.floor > 0.02
+    return {
+        "input": data or "random numbers, since no --data was given",
+        "batch": batch,
+        "rounds": found.rounds,
+        "stopped": {"precision": "every interval is within ±2 %", "budget": "the budget was used up"}.get(
+            found.stopped
+        ),
+        "clock": COVERED,
+        "base_against_itself": _itself(found),
+        "noisy": quieter(others, machine.governor) if noisy else False,
+        "machine": machine.to_json(),
+        "models": rows,
+        **beyond,
+        "log": str(log),
+    }
+
+
+def _beyond(
+    contenders: Sequence[Contender], inputs: Sequence[TensorSpec], feeds: Mapping[str, Array], asked: Scenarios,
+    log: Path, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """A section for each scenario, with a row a contender, or a contender and load."""
+    found: dict[str, dict[str, Any]] = {}
+    for contender in contenders:
+        progress.say(f"{contender.name} alone")
+        name = contender.name
+        if asked.paced or asked.arrivals or asked.soak:
+            with Worker.start(contender, feeds, log) as worker:
+                if asked.paced:
+                    found.setdefault("paced", {})[name] = scenario.paced(worker, asked.paced)
+                if asked.arrivals:
+                    rows = scenario.arrivals(worker).items()
+                    found.setdefault("arrivals", {}).update({f"{name}, {load}": row for load, row in rows})
+                if asked.soak:
+                    found.setdefault("soak", {})[name] = scenario.soak(worker, asked.soak, progress.count)
+        if asked.batches:
+            rows = scenario.throughput(contender, partial(_of_batch, inputs), asked.batches, log).items()
+            found.setdefault("throughput", {}).update({f"{name}, {batch}": row for batch, row in rows})
+    return found
+
+
+def _of_batch(inputs: Sequence[TensorSpec], batch: int) -> dict[str, Array]:
+    fixed = inputs[0].shape[0] if inputs[0].shape else 1
+    if isinstance(fixed, int) and fixed != batch:
+        raise InputError(f"the model takes batches of {fixed} alone")
+    return random_feeds(inputs, batch)
+
+
+def _itself(found: Measurement) -> dict[str, float] | None:
+    if found.twin is None or found.twin not in found.traces:
+        return None
+    seen = found.ratio(found.twin)
+    return {"ratio": seen.value, "low": seen.low, "high": seen.high}
+
+
+def _size(place: str) -> int | None:
+    """Bytes on disk of a file with its external data, or of a bundle; None for what is code."""
+    path = Path(place)
+    if path.is_dir():
+        return sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
+    return sum(part.stat().st_size for part in onnx_files(path).values()) if path.is_file() else None
