@@ -30,6 +30,10 @@ def _update(outputs: Outputs, labels: Array) -> Array:
     from rapidfuzz.distance import Levenshtein
 
     said, heard = _words(labels, "labels"), _words(first(outputs), "an output")
+    if (labels.dtype.kind in "iu") != (first(outputs).dtype.kind in "iu"):
+        raise InputError(
+            f"labels of dtype {labels.dtype} for answers of dtype {first(outputs).dtype}: texts or numbers."
+        )
     if len(said) != len(heard):
         raise InputError(f"{len(heard)} answers for {len(said)} labels.")
     errors = [Levenshtein.distance(mine, theirs) for mine, theirs in zip(heard, said, strict=True)]

@@ -433,6 +433,7 @@ def test_recovery_learns_from_the_latest_model_that_is_not_pruned(tmp_path, tiny
     found = prepare(from_table(table, tmp_path), Progress(1, silent=True), tmp_path / "log.txt")
     teachers, call = [], recover.Step.__call__
 
+    @functools.wraps(call)
     def spied(self, model, context):
         teachers.append(context.original.module)
         return call(self, model, context)
