@@ -47,7 +47,8 @@ def classes(report: Report) -> Table:
     )
     lines = []
     for row in _chosen(report):
-        for one in (row.detail.classes if row.detail else [])[:CLASSES]:
+        lost = [one for one in (row.detail.classes if row.detail else []) if one.after < one.before]
+        for one in lost[:CLASSES]:
             gain = (one.after - one.before) * 100
             cells = (
                 Cell(row.name, key=row.name),
