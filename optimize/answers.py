@@ -22,10 +22,10 @@ class Answers:
     signal: float = 0.0
     noise: float = 0.0
     cosines: list[Array] = field(default_factory=list)
-    calls: list[Array] = field(default_factory=list)  # label (-1: none), before, after, confidence before, after
+    calls: list[Array] = field(default_factory=list)  # label (-1: none), before, after, confidence of both, sample
 
-    def update(self, original: Outputs, candidate: Outputs, labels: Array | None) -> None:
-        """One batch: outputs of the same names and shapes; labels where the data has its own."""
+    def update(self, original: Outputs, candidate: Outputs, labels: Array | None, start: int) -> None:
+        """One batch: outputs by name, labels where the data has its own, and the number of its first sample."""
         for name, wanted in original.items():
             got = candidate.get(name)
             if got is not None and wanted.dtype.kind == "f" and got.shape == wanted.shape:
@@ -40,7 +40,11 @@ class Answers:
         whole = labels is not None and labels.dtype.kind in "iu" and labels.size == len(before)
         mine = labels.reshape(-1) if labels is not None and whole else np.full(len(before), -1)
         sure = [np.exp(log_probabilities(value)).max(1) for value in (before, after)]
-        self.calls.append(np.stack([mine, before.argmax(1), after.argmax(1), *sure], 1).astype(np.float64))
+        self.calls.append(
+            np.stack([mine, before.argmax(1), after.argmax(1), *sure, start + np.arange(len(before))], 1).astype(
+                np.float64
+            )
+        )
 
     def finish(self) -> Detail:
         """What they came to."""
@@ -56,7 +60,7 @@ class Answers:
         found["agreement"] = float((before == after).mean())
         moved = np.flatnonzero(before != after)
         found["flipped"] = len(moved)
-        found["flips"] = [_flip(calls[i], int(i)) for i in moved[np.argsort(-calls[moved, 3], kind="stable")][:FLIPS]]
+        found["flips"] = [_flip(calls[i]) for i in moved[np.argsort(-calls[moved, 3], kind="stable")][:FLIPS]]
         if (label >= 0).all():
             found["lost"] = int(((before == label) & (after != label)).sum())
             found["won"] = int(((before != label) & (after == label)).sum())
@@ -72,10 +76,10 @@ def _scores(value: Array) -> bool:
     return value.dtype.kind == "f" and value.ndim == 2 and value.shape[1] > 1
 
 
-def _flip(call: Array, sample: int) -> Flip:
+def _flip(call: Array) -> Flip:
     label = int(call[0])
     return Flip(
-        sample=sample, label=None if label < 0 else label, before=int(call[1]), after=int(call[2]),
+        sample=int(call[5]), label=None if label < 0 else label, before=int(call[1]), after=int(call[2]),
         confidence_before=float(call[3]), confidence_after=float(call[4]),
     )  # fmt: skip
 

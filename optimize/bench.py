@@ -21,8 +21,8 @@ from optimize.subject import read_data
 from runtime import host
 from runtime.contender import Contender, Worker
 from runtime.engines import onnx_files
-from runtime.errors import InputError
-from runtime.measure import Measurement, measure
+from runtime.errors import InputError, WorkError
+from runtime.measure import measure
 from runtime.tensors import Array, TensorSpec
 
 COVERED = "host to host: from the call with arrays to the answer in arrays, checks and copies included"
@@ -78,7 +78,7 @@ def bench_all(
     found = measure(contenders, feeds, budget_s=budget * max(1, len(contenders) - 1), log=log, progress=progress.count)
     others = Neighbours.now().since(before)
     alive = [contender for contender in contenders if contender.name not in found.failed]
-    beyond = _beyond(alive, inputs, feeds, scenarios, log, progress) if scenarios else {}
+    beyond = _beyond(alive, inputs, feeds, scenarios, log, progress) if scenarios and scenarios != Scenarios() else {}
     progress.close()
     rows: dict[str, Any] = {}
     for contender in contenders:
@@ -94,7 +94,7 @@ def bench_all(
             "peak_memory_bytes": trace.peak_memory_bytes, "size_bytes": sizes.get(contender.name),
             "samples": seen.samples,
         }  # fmt: skip
-    machine = host.facts()
+    machine, itself = host.facts(), found.itself
     noisy = found.floor is not None and found.floor > 0.02
     return {
         "input": data or "random numbers, since no --data was given",
@@ -104,7 +104,7 @@ def bench_all(
             found.stopped
         ),
         "clock": COVERED,
-        "base_against_itself": _itself(found),
+        "base_against_itself": itself and {"ratio": itself.value, "low": itself.low, "high": itself.high},
         "noisy": quieter(others, machine.governor) if noisy else False,
         "machine": machine.to_json(),
         "models": rows,
@@ -122,7 +122,7 @@ def _beyond(
     for contender in contenders:
         progress.say(f"{contender.name} alone")
         name = contender.name
-        if asked.paced or asked.arrivals or asked.soak:
+        try:
             with Worker.start(contender, feeds, log) as worker:
                 if asked.paced:
                     found.setdefault("paced", {})[name] = scenario.paced(worker, asked.paced)
@@ -131,6 +131,9 @@ def _beyond(
                     found.setdefault("arrivals", {}).update({f"{name}, {load}": row for load, row in rows})
                 if asked.soak:
                     found.setdefault("soak", {})[name] = scenario.soak(worker, asked.soak, progress.count)
+        except WorkError as error:  # the measurement, and the others, are not lost with it
+            found.setdefault("failed alone", {})[name] = {"reason": str(error)}
+            continue
         if asked.batches:
             rows = scenario.throughput(contender, partial(_of_batch, inputs), asked.batches, log).items()
             found.setdefault("throughput", {}).update({f"{name}, {batch}": row for batch, row in rows})
@@ -142,13 +145,6 @@ def _of_batch(inputs: Sequence[TensorSpec], batch: int) -> dict[str, Array]:
     if isinstance(fixed, int) and fixed != batch:
         raise InputError(f"the model takes batches of {fixed} alone")
     return random_feeds(inputs, batch)
-
-
-def _itself(found: Measurement) -> dict[str, float] | None:
-    if found.twin is None or found.twin not in found.traces:
-        return None
-    seen = found.ratio(found.twin)
-    return {"ratio": seen.value, "low": seen.low, "high": seen.high}
 
 
 def _size(place: str) -> int | None:

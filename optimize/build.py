@@ -110,6 +110,7 @@ class Builder:
             "inputs": [spec.to_json() for spec in subject.inputs],
             "versions": dict(versions),
         }
+        self._host = host.facts().to_json()
         self._root = _origin(subject.model)
         self._failed = failed
         self._log = log
@@ -173,7 +174,7 @@ class Builder:
             compiled=engine,
             model=digest(list(engines.onnx_files(model.path).values())),
             options=dict(options),
-            host=host.facts().to_json(),
+            host=self._host,
             versions=self._common["versions"],
         )
         with self._cache.making(place) as room:

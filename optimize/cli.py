@@ -212,7 +212,7 @@ def bench(
     """Latency of the first, and of the others against it, interleaved, with verdict."""
     from optimize.bench import Scenarios, bench_all
 
-    asked = Scenarios(paced, arrivals, soak, batches or ())
+    asked = Scenarios(paced, arrivals, soak, tuple(batches or ()))
     _print(bench_all(models, data, weights, shape or [], batch, budget, trust, asked), json)
     return 0
 

@@ -103,7 +103,7 @@ def evaluate(
                     failed[name] = str(error)
                     continue
                 if sound:
-                    details[name].update(truth, outputs, own)
+                    details[name].update(truth, outputs, own, seen)
             seen += size
             progress(seen)
     finally:

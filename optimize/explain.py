@@ -21,7 +21,7 @@ from runtime import contender
 from runtime import model as models
 from runtime.bundle import Bundle, EngineEntry
 from runtime.errors import WorkError
-from runtime.host import INSTRUCTION_SETS, facts
+from runtime.host import facts
 from runtime.tensors import Array
 
 CALLS = 100
@@ -127,14 +127,13 @@ def explain(place: str, data: str | None, batch: int) -> dict[str, Any]:
         found[entry.name] = _engine(bundle, entry, feeds)
     progress.close()
     host = facts()
-    lacking = [] if any(name in host.instruction_sets for name in INT8_SETS) else list(INT8_SETS)
+    int8 = [name for name in INT8_SETS if name in host.instruction_sets]
     return {
         "input": data or "random numbers, since no --data was given",
         "batch": batch,
         "engines": found,
-        "int8_instructions": "none here: int8 is computed by wider instructions, and gains little"
-        if lacking and set(lacking) & set(INSTRUCTION_SETS)
-        else ", ".join(name for name in INT8_SETS if name in host.instruction_sets),
+        "int8_instructions": ", ".join(int8)
+        or f"none of {', '.join(INT8_SETS)} here: int8 is computed by wider instructions, and gains little",
         "machine": host.to_json(),
     }
 

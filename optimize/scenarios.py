@@ -52,11 +52,12 @@ def soak(worker: Worker, seconds: float, progress: Callable[[int, int, str], Non
         medians.append(float(np.median(worker.block(BLOCK_S, 1))) / 1e6)
         memory.append(worker.use()["memory_bytes"])
     half, tenth = blocks // 2, max(1, blocks // 10)
+    seen = all(memory)  # 0 where the system does not say
     slope = float(np.polyfit(np.arange(blocks - half) * BLOCK_S, np.array(memory[half:]) / MIB, 1)[0])
     first, last = float(np.median(medians[:tenth])), float(np.median(medians[-tenth:]))
     return {
         "seconds": blocks * BLOCK_S, "p50_ms_first": first, "p50_ms_last": last, "slower_by": last / first - 1,
-        "memory_mib": memory[-1] / MIB, "memory_mib_a_minute": slope * 60,
+        "memory_mib": memory[-1] / MIB if seen else None, "memory_mib_a_minute": slope * 60 if seen else None,
     }  # fmt: skip
 
 

@@ -195,14 +195,14 @@ def cpu_seconds(pid: int) -> float:
     try:
         for task in os.scandir(f"/proc/{pid}/task"):
             try:
-                with open(f"{task.path}/schedstat", "rb") as stream:  # noqa: PTH123  # read every few milliseconds
+                with Path(task.path, "schedstat").open("rb") as stream:
                     total += int(stream.read().split()[0])
                 found = True
             except OSError:  # a thread that has just ended
                 continue
         if found:
             return total / 1e9
-        with open(f"/proc/{pid}/stat", "rb") as stream:  # noqa: PTH123  # a kernel that keeps no schedstat
+        with Path(f"/proc/{pid}/stat").open("rb") as stream:  # a kernel that keeps no schedstat
             user, system = stream.read().rpartition(b")")[2].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
     except OSError:

@@ -79,9 +79,14 @@ class Measurement:
         return ratio(self.traces[base or self.base].rounds, self.traces[name].rounds)
 
     @property
+    def itself(self) -> Ratio | None:
+        """The base against itself. None without a twin."""
+        return self.ratio(self.twin) if self.twin is not None and self.twin in self.traces else None
+
+    @property
     def floor(self) -> float | None:
         """The half-width of A against A: what this machine cannot tell apart. None without a twin."""
-        return self.ratio(self.twin).half_width if self.twin in self.traces else None  # type: ignore[arg-type]
+        return self.itself.half_width if self.itself else None
 
     @property
     def margin(self) -> float:

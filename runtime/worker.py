@@ -108,7 +108,7 @@ def peak_memory() -> int:
 def _resident(what: str) -> int:
     """A line of Linux's status of this process, in bytes; 0 where there is none."""
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as stream:  # noqa: PTH123  # hot start
+        with Path("/proc/self/status").open(encoding="ascii", errors="replace") as stream:
             for line in stream:
                 if line.startswith(what):
                     return int(line.split()[1]) * 1024

@@ -41,7 +41,7 @@ def logger(trt: ModuleType) -> Any:
     Its `errors` holds the last error messages, oldest first; whoever begins a piece of work clears it.
     """
 
-    class Collector(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Collector(trt.ILogger):  # type: ignore[misc, name-defined]  # of whichever TensorRT was imported
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # pybind11 asks for it by name
             self.errors: deque[str] = deque(maxlen=20)
@@ -125,7 +125,7 @@ class Progress:
 def monitor(trt: ModuleType, progress: Progress) -> Any:
     """A progress monitor for a builder's settings; it must live as long as the build."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]  # as above
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 

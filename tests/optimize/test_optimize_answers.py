@@ -23,7 +23,7 @@ def found(before, after, labels, batch=1000):
     answers = Answers()
     for start in range(0, len(before), batch):
         part = slice(start, start + batch)
-        answers.update({"y": before[part]}, {"y": after[part]}, None if labels is None else labels[part])
+        answers.update({"y": before[part]}, {"y": after[part]}, None if labels is None else labels[part], start)
     return answers.finish()
 
 
@@ -52,6 +52,14 @@ def test_batches_make_no_difference():
     whole, parts = found(before, after, labels), found(before, after, labels, batch=7)
     assert whole.model_dump(exclude={"sqnr_db", "cosine"}) == parts.model_dump(exclude={"sqnr_db", "cosine"})
     assert parts.sqnr_db == pytest.approx(whole.sqnr_db) and parts.cosine == pytest.approx(whole.cosine)
+
+
+def test_a_flip_keeps_its_number_where_a_batch_was_left_out():
+    before, after, labels = scores(20, noise=3)
+    answers = Answers()
+    answers.update({"y": before[8:]}, {"y": after[8:]}, labels[8:], 8)
+    seen = answers.finish().flips
+    assert seen and all(one.before == before[one.sample].argmax() and one.sample >= 8 for one in seen)
 
 
 def test_the_flips_of_which_the_original_was_surest_come_first():

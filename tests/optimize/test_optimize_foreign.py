@@ -101,3 +101,20 @@ def test_a_batch_that_does_not_run_is_said(tmp_path):
     found = bench_all([str(tmp_path / "f.onnx")], None, None, (), 1, 0.1, False, Scenarios(batches=(2, 3)))
     rows = list(found["throughput"].values())
     assert rows[0]["samples_a_second"] > 0 and rows[1] == {"failed": "the model takes batches of 2 alone"}
+
+
+def test_one_that_fails_alone_costs_neither_the_measurement_nor_the_others(bundle, tiny_onnx, monkeypatch):
+    from optimize import scenarios
+    from runtime.errors import EngineError
+
+    paced = scenarios.paced
+
+    def failing(worker, rate):
+        if worker.name == str(bundle.path):
+            raise EngineError("it stopped on the way")
+        return paced(worker, rate)
+
+    monkeypatch.setattr(scenarios, "paced", failing)
+    found = bench_all([str(tiny_onnx), str(bundle.path)], None, None, (), 1, 0.1, False, Scenarios(paced=500))
+    assert list(found["paced"]) == [str(tiny_onnx)] and len(found["models"]) == 2
+    assert found["failed alone"] == {str(bundle.path): {"reason": "it stopped on the way"}}
