@@ -13,6 +13,7 @@ import numpy as np
 
 from optimize.data import Split, resized
 from optimize.models import EXTERNAL_DATA_BYTES
+from runtime.engines import library
 from runtime.errors import StepError
 from runtime.tensors import Array, Specs
 
@@ -129,8 +130,8 @@ def types(proto: Any, folder: Path) -> dict[str, str]:
 def _session(proto: Any, folder: Path) -> Any:
     """The graph with nothing fused, so that every tensor is there as the file says."""
     import onnx
-    import onnxruntime as ort
 
+    ort: Any = library("onnxruntime", "onnxruntime")
     folder.mkdir(parents=True, exist_ok=True)
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     onnx.save_model(proto, folder / "graph.onnx", save_as_external_data=weights > EXTERNAL_DATA_BYTES)

@@ -10,6 +10,7 @@ from pydantic import Field
 from optimize.data import Split, resized
 from optimize.models import EXTERNAL_DATA_BYTES, OnnxModel, write_onnx
 from optimize.steps import Context, Settings
+from runtime.engines import library
 from runtime.errors import StepError
 from runtime.tensors import Array
 
@@ -44,8 +45,8 @@ class Step(Settings):
             StepError: the quantizer refuses the model, or nothing in it can be quantized.
         """
         import onnx
-        from onnxruntime import quantization as ort
 
+        ort: Any = library("onnxruntime.quantization", "onnxruntime")
         model = _named(model, context)
         proto = onnx.load(model.path, load_external_data=False)
         weights = {tensor.name for tensor in proto.graph.initializer}

@@ -9,6 +9,7 @@ Options are a flat table of JSON values; what an engine does not know it refuses
 """
 
 import importlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,10 @@ from runtime.host import Host
 from runtime.tensors import Array, Specs
 
 Options = Mapping[str, Any]
+
+# ONNX Runtime from 1.29 on reports to its maker, and writes an identifier into the home, unless this is there before it
+# loads (its pull request 27379).
+SILENT = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 class Session(Protocol):
@@ -68,11 +73,13 @@ def names() -> list[str]:
 
 
 def library(module: str, extra: str) -> ModuleType:
-    """Import an engine's library.
+    """Import an engine's library, or a part of it, which from then on tells nobody that it is used.
 
     Raises:
         EngineMissing: it is not installed, or does not load; the message names the extra.
     """
+    for name, value in SILENT.items():
+        os.environ.setdefault(name, value)
     try:
         return importlib.import_module(module)
     except ImportError as error:
