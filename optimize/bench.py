@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from optimize import judge
 from optimize import scenarios as scenario
 from optimize.data import resized
+from optimize.energy import meters
 from optimize.flags import random_feeds, shapes
 from optimize.foreign import contestant, line_up
 from optimize.neighbours import Neighbours
@@ -36,13 +37,15 @@ class Scenarios:
         paced: calls a second, with sleep between.
         arrivals: random ones, at several loads.
         soak: seconds.
-        batches: sizes whose throughput is wanted.
+        energy: joules of a call, where a counter can be read.
+        sweep: where throughput is wanted.
     """
 
     paced: float | None = None
     arrivals: bool = False
     soak: float | None = None
-    batches: Sequence[int] = ()
+    energy: bool = False
+    sweep: scenario.Sweep = field(default_factory=scenario.Sweep)
 
 
 def bench_all(
@@ -78,7 +81,8 @@ def bench_all(
     found = measure(contenders, feeds, budget_s=budget * max(1, len(contenders) - 1), log=log, progress=progress.count)
     others = Neighbours.now().since(before)
     alive = [contender for contender in contenders if contender.name not in found.failed]
-    beyond = _beyond(alive, inputs, feeds, scenarios, log, progress) if scenarios and scenarios != Scenarios() else {}
+    asked = scenarios or Scenarios()
+    beyond = _beyond(alive, inputs, feeds, batch, asked, log, progress) if asked != Scenarios() else {}
     progress.close()
     rows: dict[str, Any] = {}
     for contender in contenders:
@@ -88,7 +92,8 @@ def bench_all(
         seen = judge.latency(found, contender.name, found.margin)
         trace = found.traces[contender.name]
         rows[contender.name] = {
-            "p50_ms": seen.p50_ms, "p90_ms": seen.p90_ms, "p99_ms": seen.p99_ms, "ratio": seen.ratio,
+            "p50_ms": seen.p50_ms, "engine_only_ms": seen.engine_only_ms,
+            "p90_ms": seen.p90_ms, "p99_ms": seen.p99_ms, "ratio": seen.ratio,
             "low": seen.low, "high": seen.high, "verdict": seen.verdict or "the base", "threads": trace.threads,
             "cold_start_ms": float(np.median(trace.cold_start_ms)),
             "peak_memory_bytes": trace.peak_memory_bytes, "size_bytes": sizes.get(contender.name),
@@ -114,11 +119,14 @@ def bench_all(
 
 
 def _beyond(
-    contenders: Sequence[Contender], inputs: Sequence[TensorSpec], feeds: Mapping[str, Array], asked: Scenarios,
-    log: Path, progress: Progress,
+    contenders: Sequence[Contender], inputs: Sequence[TensorSpec], feeds: Mapping[str, Array], batch: int,
+    asked: Scenarios, log: Path, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """A section for each scenario, with a row a contender, or a contender and load."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Any] = {}
+    read, why_not = meters() if asked.energy else ([], "")
+    if why_not:
+        found["energy"] = f"not measured: {why_not}"
     for contender in contenders:
         progress.say(f"{contender.name} alone")
         name = contender.name
@@ -127,16 +135,19 @@ def _beyond(
                 if asked.paced:
                     found.setdefault("paced", {})[name] = scenario.paced(worker, asked.paced)
                 if asked.arrivals:
-                    rows = scenario.arrivals(worker).items()
-                    found.setdefault("arrivals", {}).update({f"{name}, {load}": row for load, row in rows})
+                    loads = scenario.arrivals(worker).items()
+                    found.setdefault("arrivals", {}).update({f"{name}, {load}": row for load, row in loads})
+                if read:
+                    found.setdefault("energy", {})[name] = scenario.energy(worker, read, progress.count)
                 if asked.soak:
                     found.setdefault("soak", {})[name] = scenario.soak(worker, asked.soak, progress.count)
         except WorkError as error:  # the measurement, and the others, are not lost with it
             found.setdefault("failed alone", {})[name] = {"reason": str(error)}
             continue
-        if asked.batches:
-            rows = scenario.throughput(contender, partial(_of_batch, inputs), asked.batches, log).items()
-            found.setdefault("throughput", {}).update({f"{name}, {batch}": row for batch, row in rows})
+        if asked.sweep != scenario.Sweep():
+            sweep = replace(asked.sweep, batches=asked.sweep.batches or (batch,))
+            rows = scenario.throughput(contender, partial(_of_batch, inputs), sweep, log, progress.count)
+            found.setdefault("throughput", []).extend(rows)
     return found
 
 

@@ -154,6 +154,12 @@ class Builder:
             return replace(built, reason=f"{built.reason} (python {script} shows it again)")
         return built
 
+    def unrounded(self, candidate: Candidate) -> OnnxModel | None:
+        """A candidate's graph before the first step that rounds it; None where none does."""
+        exact = tuple(takewhile(lambda step: _on_torch(step) or step.exact, candidate.steps))
+        model = self._steps(replace(candidate, steps=exact))[0] if len(exact) < len(candidate.steps) else None
+        return model if isinstance(model, OnnxModel) else None
+
     def _compile(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...]) -> Built | Lost:
         engine, options = candidate.target.engine, self._options(candidate, model)
         files = self._engine(engine, model, options)

@@ -205,15 +205,51 @@ def bench(
     ] = None,
     arrivals: Annotated[bool, typer.Option("--arrivals", help="Also calls at random times, at several loads.")] = False,
     soak: Annotated[float | None, typer.Option(min=4, help="Also a hot loop of so many seconds.")] = None,
+    energy: Annotated[bool, typer.Option("--energy", help="Also joules a call, by RAPL or NVML.")] = False,
     batches: Annotated[list[int] | None, typer.Option(min=1, help="Also samples a second at this batch.")] = None,
+    threads: Annotated[list[int] | None, typer.Option(min=1, help="And with so many threads a call.")] = None,
+    streams: Annotated[list[int] | None, typer.Option(min=1, help="And with so many calls at once.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="A picture of the throughput to write (SVG).")] = None,
+    ssh: Annotated[str | None, typer.Option(help="Time a bundle's engines on this host instead.")] = None,
+    python: Annotated[str, typer.Option(help="The interpreter there.")] = "python3",
+    out: Annotated[Path | None, typer.Option(help="The device's result, for optimize report DIR --add.")] = None,
     trust: Trust = False,
     json: Json = False,
 ) -> int:
     """Latency of the first, and of the others against it, interleaved, with verdict."""
-    from optimize.bench import Scenarios, bench_all
+    if ssh is not None:
+        from optimize import remote
 
-    asked = Scenarios(paced, arrivals, soak, tuple(batches or ()))
-    _print(bench_all(models, data, weights, shape or [], batch, budget, trust, asked), json)
+        _print(remote.bench(models, ssh, python, budget, out), json)
+        return 0
+    from optimize.bench import Scenarios, bench_all
+    from optimize.scenarios import Sweep
+    from runtime.errors import InputError
+
+    sweep = Sweep(tuple(batches or ()), tuple(threads or ()), tuple(streams or ()))
+    if plot and sweep == Sweep():
+        raise InputError("--plot draws throughput: give --batches, --threads or --streams, several times.")
+    asked = Scenarios(paced, arrivals, soak, energy, sweep)
+    found = bench_all(models, data, weights, shape or [], batch, budget, trust, asked)
+    if plot:
+        from optimize.report import plots
+
+        plot.write_text(plots.throughput(found.get("throughput", ())), encoding="utf-8")
+    _print(found, json)
+    return 0
+
+
+@_command
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder of optimize run.", metavar="DIR")],
+    add: Annotated[list[Path], typer.Option(help="device.json of python -m runtime bench --out; may be repeated.")],
+    json: Json = False,
+) -> int:
+    """Write a run's report anew, with what devices measured: a column each."""
+    from optimize import devices
+
+    devices.add(folder, add)
+    _print({"written": [str(folder / name) for name in ("report.html", "report.json", "report.md")]}, json)
     return 0
 
 

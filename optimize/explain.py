@@ -4,8 +4,10 @@ The first sentence names the layer that is to blame, what it takes, and why; or 
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ import numpy as np
 from optimize.flags import random_feeds
 from optimize.profiles import Layer
 from optimize.progress import Progress
+from optimize.report import Explained, LayerTime, words
 from optimize.subject import read_data
 from runtime import bundle as bundles
 from runtime import contender
 from runtime import model as models
 from runtime.bundle import Bundle, EngineEntry
-from runtime.errors import WorkError
+from runtime.errors import Error, WorkError
 from runtime.host import facts
 from runtime.tensors import Array
 
@@ -104,6 +107,57 @@ def shares(layers: Sequence[Layer]) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
+def explained(
+    engine: str, files: Mapping[str, Path], options: Mapping[str, Any], feeds: Mapping[str, Array], onnx: Path
+) -> Explained:
+    """One engine, layer by layer, and what it reaches of this machine's peak; where it gives no profile, why.
+
+    Args:
+        engine: in `runtime.engines`.
+        files: its own, by role.
+        options: with which it runs.
+        feeds: of a call.
+        onnx: the file that it was compiled from, for counting its operations.
+    """
+    try:
+        layers = profile(engine, files, options, feeds)
+    except WorkError as error:
+        return Explained(sentence=f"No profile: {error}")
+    total, parts = sum(layer.ms for layer in layers), shares(layers)
+    top = sorted(layers, key=lambda layer: -layer.ms)[:SHOWN]
+    found = Explained(
+        sentence=blame(layers),
+        total_ms=total,
+        ms=parts,
+        layers=[
+            LayerTime(
+                name=layer.name, op=layer.op, ms=layer.ms, precision=layer.precision, kind=layer.kind,
+                fused=max(0, len(layer.origin) - 1), kernel=layer.kernel,
+            )
+            for layer in top
+        ],
+        int8_instructions=int8_instructions(),
+    )  # fmt: skip
+    try:
+        with _stored(feeds) as stored:
+            done = contender.call("optimize.peak:work", limit_s=LIMIT_S, onnx=str(onnx), **stored)
+        peaks = _peaks(engine, options.get("threads") or facts().cores)
+    except Error:  # the profile is not lost with it
+        return found
+    busiest = next((what for what in parts if what.startswith("computing in ")), "").removeprefix("computing in ")
+    billions = {busiest: done["operations"] / total / 1e6, "copy": done["bytes"] / total / 1e6} if total else {}
+    reached = {what: speed / peaks[what] for what, speed in billions.items() if what in peaks}
+    return found.model_copy(update={**done, "peaks": peaks, "reached": reached})
+
+
+def int8_instructions() -> str:
+    """What this processor has for int8, or what it lacks."""
+    found = [name for name in INT8_SETS if name in facts().instruction_sets]
+    return ", ".join(found) or (
+        f"none of {', '.join(INT8_SETS)} here: int8 is computed by wider instructions, and gains little"
+    )
+
+
 def explain(place: str, data: str | None, batch: int) -> dict[str, Any]:
     """Every engine of a bundle that runs here, and the plain fp32 model on the same library, layer by layer.
 
@@ -124,17 +178,14 @@ def explain(place: str, data: str | None, batch: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for entry in bundle.engines:
         progress.say(entry.name)
-        found[entry.name] = _engine(bundle, entry, feeds)
+        found[entry.name] = _entry(bundle, entry, feeds)
     progress.close()
-    host = facts()
-    int8 = [name for name in INT8_SETS if name in host.instruction_sets]
     return {
         "input": data or "random numbers, since no --data was given",
         "batch": batch,
         "engines": found,
-        "int8_instructions": ", ".join(int8)
-        or f"none of {', '.join(INT8_SETS)} here: int8 is computed by wider instructions, and gains little",
-        "machine": host.to_json(),
+        "int8_instructions": int8_instructions(),
+        "machine": facts().to_json(),
     }
 
 
@@ -143,58 +194,62 @@ def flat(found: Mapping[str, Any]) -> dict[str, Any]:
     lines: dict[str, Any] = {}
     for name, engine in found["engines"].items():
         lines[name] = engine["sentence"]
-        if "layers" in engine:
+        if engine["layers"]:
             parts = ", ".join(f"{what} {ms:.3f} ms" for what, ms in engine["ms"].items())
             plain = engine.get("plain_fp32_ms")
             lines[f"{name}, in all"] = f"{parts}{f'; plain fp32 {plain:.3f} ms' if plain else ''}"
+            if engine["reach"]:
+                lines[f"{name}, of the peak"] = engine["reach"]
             lines[f"{name}, costliest layers"] = engine["layers"]
     return {**lines, **{key: value for key, value in found.items() if key != "engines"}}
 
 
-def _engine(bundle: Bundle, entry: EngineEntry, feeds: Mapping[str, Array]) -> dict[str, Any]:
-    try:
-        layers = profile(bundle, entry, feeds)
-    except WorkError as error:
-        return {"sentence": f"No profile: {error}"}
-    result: dict[str, Any] = {
-        "sentence": blame(layers),
-        "total_ms": sum(layer.ms for layer in layers),
-        "ms": shares(layers),
-    }
+def _entry(bundle: Bundle, entry: EngineEntry, feeds: Mapping[str, Array]) -> dict[str, Any]:
+    if not entry.files:
+        return {"sentence": "No profile: it was not built here", "layers": {}}
+    files = bundle.resolve(entry.files)
+    found = explained(entry.engine, files, entry.options, feeds, bundle.resolve({"source": entry.source})["source"])
+    result = found.model_dump(exclude={"int8_instructions"})
+    result["reach"] = words.reached(found)
+    result["layers"] = {layer.name: layer.model_dump(exclude={"name"}) for layer in found.layers}
     plain = next(
         (one for one in models.considered(bundle) if one not in bundle.engines and one.engine == entry.engine), None
     )
-    if plain:
+    if plain and found.layers:
         try:
-            result["plain_fp32_ms"] = sum(layer.ms for layer in profile(bundle, plain, feeds))
+            layers = profile(plain.engine, bundle.resolve(plain.files), plain.options, feeds)
+            result["plain_fp32_ms"] = sum(layer.ms for layer in layers)
         except WorkError:
             result["plain_fp32_ms"] = None
-    top = sorted(layers, key=lambda layer: -layer.ms)[:SHOWN]
-    result["layers"] = {
-        layer.name: {
-            "op": layer.op, "ms": layer.ms, "precision": layer.precision, "kind": layer.kind,
-            "fused": max(0, len(layer.origin) - 1), "kernel": layer.kernel,
-        }
-        for layer in top
-    }  # fmt: skip
     return result
 
 
-def profile(bundle: Bundle, entry: EngineEntry, feeds: Mapping[str, Array]) -> list[Layer]:
-    """The layers of one engine of a bundle, from a process of its own.
+def profile(
+    engine: str, files: Mapping[str, Path], options: Mapping[str, Any], feeds: Mapping[str, Array]
+) -> list[Layer]:
+    """The layers of one engine, from a process of its own.
 
     Raises:
         WorkError: it does not run here, or gives no profile.
     """
-    if not entry.files:
-        raise WorkError("it was not built here")
-    with tempfile.TemporaryDirectory() as folder:
-        stored = Path(folder) / "feeds.npz"
-        np.savez(stored, *feeds.values())
-        files = {role: str(path) for role, path in bundle.resolve(entry.files).items()}
+    with _stored(feeds) as stored:
         found = contender.call(
-            "optimize.profiles:profiled", None, limit_s=LIMIT_S,
-            engine=entry.engine, files=files, options=dict(entry.options), feeds=str(stored), names=list(feeds),
-            calls=CALLS,
+            "optimize.profiles:profiled", None, limit_s=LIMIT_S, engine=engine, options=dict(options), calls=CALLS,
+            files={role: str(path) for role, path in files.items()}, **stored,
         )  # fmt: skip
     return [Layer(**{**one, "origin": tuple(one["origin"])}) for one in found]
+
+
+@contextmanager
+def _stored(feeds: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
+    """Arrays for another process: a file, and the names in its order."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "feeds.npz"
+        np.savez(path, *feeds.values())
+        yield {"feeds": str(path), "names": list(feeds)}
+
+
+@cache
+def _peaks(engine: str, threads: int) -> dict[str, float]:
+    found: dict[str, float] = contender.call("optimize.peak:peaks", limit_s=LIMIT_S, engine=engine, threads=threads)
+    return found

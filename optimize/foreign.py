@@ -141,6 +141,15 @@ def contestant(place: str, inputs: tuple[TensorSpec, ...], weights: str | None, 
     return spec.contender(place), inputs
 
 
+def threaded(contender: Contender, threads: int) -> Contender:
+    """The same, with so many threads a call."""
+    asked = {"threads": threads}
+    arguments = dict(contender.arguments)
+    inner = next((key for key in ("options", "spec") if key in arguments), None)
+    arguments |= {inner: {**arguments[inner], **asked}} if inner else asked
+    return replace(contender, arguments=arguments)
+
+
 def line_up(contestants: Sequence[Contestant], inputs: tuple[TensorSpec, ...]) -> list[Contender]:
     """Contenders with names of their own, each fed by the names of the first's inputs.
 

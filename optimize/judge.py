@@ -71,6 +71,7 @@ def latency(found: Measurement, name: str, margin: float) -> Latency:
         p90_ms=p90[0], p90_interval_ms=p90[1:],
         p99_ms=p99[0], p99_interval_ms=p99[1:],
         **(against.model_dump() if against else {}),
+        engine_only_ms=trace.inside_ms,
         rounds=len(trace.rounds),
         samples=len(trace.samples),
         raw=[calls.tolist() for calls in trace.rounds],

@@ -15,6 +15,7 @@ import numpy as np
 from optimize import judge, plan, processes, recipe, reproduce, select, thumbnails
 from optimize.build import Builder, Built, Lost
 from optimize.cache import Cache, default_folder
+from optimize.causes import causes
 from optimize.evaluate import evaluate
 from optimize.flags import to_recipe
 from optimize.folder import LOG, chatter_to, claimed
@@ -33,7 +34,7 @@ from runtime.errors import InputError, WorkError
 from runtime.measure import Measurement, measure
 
 SCREENING_ROUNDS = 3
-STAGES = 7
+STAGES = 8
 DISTRIBUTIONS = (
     "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "scikit-learn",
     "scipy", "safetensors", "tensorrt",
@@ -168,6 +169,9 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     rows = _latency(rows, screening, last.margin)  # the machine's floor is known now: the first look may claim no more
     headline, rows = _headline(run, rows, last, chosen, Neighbours.now().since(before))
 
+    progress.stage("why it is (not) faster, and where the accuracy went")
+    rows, untold = causes(subject, builder, candidates, built, rows, chosen, progress)
+
     for candidate in candidates:
         row = rows[candidate.name]
         if candidate.name in built and row.status in ("failed", "wrong"):
@@ -176,7 +180,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     progress.stage("write the bundle")
     picked = [rows[name] for name in chosen.values()]
     exceeds = any(row.accuracy and row.accuracy.verdict == "exceeds" for row in picked)
-    untold = any(row.validate_ and row.validate_.verdict == "cannot tell" for row in picked)
+    unsure = any(row.validate_ and row.validate_.verdict == "cannot tell" for row in picked)
     unmet = any(choice.closest or not choice.name for choice in choices.values())
     report = Report(
         made_with=versions,
@@ -196,9 +200,9 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
         chosen=chosen,
         why={target: choice.why for target, choice in choices.items()},
         closest={target: choice.closest for target, choice in choices.items() if choice.closest},
-        notes=list(subject.notes),
+        notes=[*subject.notes, *untold],
         seconds=time.monotonic() - begun,
-        exit_code=1 if unmet or exceeds or (strict and untold) else 0,
+        exit_code=1 if unmet or exceeds or (strict and unsure) else 0,
         bundle="bundle" if chosen else None,
     )
     written = [form.write(report, work) for form in (html, json, markdown)]

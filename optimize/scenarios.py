@@ -3,21 +3,44 @@
 What is printed here are a contender's own figures; it is `optimize bench` that compares, in interleaved rounds.
 """
 
+import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from optimize.energy import Meter
+from optimize.foreign import threaded
 from runtime.contender import Contender, Worker
 from runtime.errors import InputError, WorkError
 from runtime.tensors import Array
+from runtime.worker import DROPPED
 
 LOADS = (0.2, 0.5, 0.8, 0.95)  # of what a contender can serve
 SECONDS = 5.0
 CALLS = 100  # at least, of paced calls and of arrivals
 BLOCK_S = 1.0
+REST_S = 2.0
+WINDOWS, WINDOW_S = 5, 0.4  # of throughput
 MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Where throughput is wanted: at every combination of these.
+
+    Attributes:
+        batches: samples a call.
+        threads: that work on one call.
+        streams: calls at once.
+    """
+
+    batches: Sequence[int] = ()
+    threads: Sequence[int] = ()
+    streams: Sequence[int] = ()
 
 
 def paced(worker: Worker, rate: float) -> dict[str, Any]:
@@ -62,19 +85,49 @@ def soak(worker: Worker, seconds: float, progress: Callable[[int, int, str], Non
 
 
 def throughput(
-    contender: Contender, feeds: Callable[[int], Mapping[str, Array]], batches: Sequence[int], log: Path | None
-) -> dict[str, dict[str, Any]]:
-    """Samples a second over the batch; a batch that does not run is said."""
-    found: dict[str, dict[str, Any]] = {}
-    for batch in batches:
+    contender: Contender, feeds: Callable[[int], Mapping[str, Array]], sweep: Sweep, log: Path | None,
+    progress: Callable[[int, int, str], None],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Samples a second over batch, threads of a call, and calls at once; what does not run is said.
+
+    A figure is the median of several windows, with the least and the most that were seen.
+    """
+    found: list[dict[str, Any]] = []
+    places = list(itertools.product(sweep.threads or (None,), sweep.batches))
+    for number, (threads, batch) in enumerate(places):
+        progress(number, len(places), "throughput")
+        one = threaded(contender, threads) if threads else contender
+        row: dict[str, Any] = {"contender": contender.name, "batch": batch, "threads": threads}
         try:
-            with Worker.start(contender, feeds(batch), log) as worker:
-                p50 = float(np.median(worker.block(BLOCK_S, 5))) / 1e6
+            with Worker.start(one, feeds(batch), log) as worker:
+                row["threads"] = worker.use()["threads"]
+                for streams in sweep.streams or (1,):
+                    seen = sorted(batch * worker.streams(streams, WINDOW_S) for _ in range(WINDOWS))
+                    low, middle, high = seen[0], seen[len(seen) // 2], seen[-1]
+                    found.append({**row, "streams": streams, "samples_a_second": middle, "least": low, "most": high})
         except (WorkError, InputError) as error:
-            found[f"batch {batch}"] = {"failed": str(error)}
-            continue
-        found[f"batch {batch}"] = {"p50_ms": p50, "samples_a_second": batch / p50 * 1e3}
+            found.append({**row, "failed": str(error)})
     return found
+
+
+def energy(worker: Worker, read: Sequence[Meter], progress: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Joules of a call in a hot loop, by counter, and the power before it, when nothing of ours ran."""
+    progress(0, 2, "energy at rest")
+    found: dict[str, Any] = {}
+    at_rest = {meter.name: meter.joules() for meter in read}
+    begun = time.monotonic()
+    time.sleep(REST_S)
+    for meter in read:
+        found[f"{meter.name} watts_at_rest"] = meter.since(at_rest[meter.name]) / (time.monotonic() - begun)
+    progress(1, 2, "energy")
+    before = {meter.name: meter.joules() for meter in read}
+    begun = time.monotonic()
+    calls = DROPPED + len(worker.block(SECONDS, CALLS))
+    for meter in read:
+        used = meter.since(before[meter.name])
+        found[f"{meter.name} watts"] = used / (time.monotonic() - begun)
+        found[f"{meter.name} joules_a_call"] = used / calls
+    return {**found, "calls": calls}
 
 
 def _percentiles(ns: Array) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import platform
 import sys
 import zipfile
 import zlib
@@ -19,6 +20,8 @@ from runtime.host import facts
 from runtime.intervals import percentile, verdict
 from runtime.measure import measure
 from runtime.tensors import Array, check_feeds
+
+SCHEMA = 1  # of what `bench --out` writes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--engine", help="take this engine or none")
         if name == "bench":
             command.add_argument("--budget", type=float, default=20.0, help="seconds (20)")
+            command.add_argument("--out", help="also write it into this file, for `optimize report DIR --add FILE`")
     options = parser.parse_args(argv)
     try:
         result = {"run": _run, "bench": _bench, "check": _check}[options.command](options)
@@ -87,20 +91,32 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
     ]
     found = measure(contenders, feeds, budget_s=options.budget, progress=_progress)
     rows: dict[str, Any] = {}
-    for name, trace in found.traces.items():
-        ratio = found.ratio(name)
+    for name in names:
+        if name not in found.traces:
+            continue
+        trace, ratio = found.traces[name], found.ratio(name)
         middle, low, high = (value / 1e6 for value in percentile(trace.samples, 0.5))
         rows[name] = {
             "p50_ms": round(middle, 4),
             "p50_interval_ms": [round(low, 4), round(high, 4)],
+            "engine_only_ms": trace.inside_ms and round(trace.inside_ms, 4),
             "ratio": [round(value, 3) for value in (ratio.value, ratio.low, ratio.high)],
             "verdict": "the base" if name == base else verdict(ratio, found.margin),
             "threads": trace.threads,
             "cold_start_ms": round(float(np.median(trace.cold_start_ms)), 1),
             "peak_memory_bytes": trace.peak_memory_bytes,
         }
-    stop = {"rounds": found.rounds, "stopped by": found.stopped, "margin": round(found.margin, 4)}
-    return {"input": source, **stop, "machine": facts().to_json(), **rows, **found.failed}
+    result = {
+        "schema": SCHEMA, "bundle": bundles.sha256(bundle.path / bundles.MANIFEST), "device": platform.node(),
+        "input": source, "rounds": found.rounds, "stopped_by": found.stopped, "margin": round(found.margin, 4),
+        "machine": facts().to_json(), "engines": rows, "failed": dict(found.failed),
+    }  # fmt: skip
+    if options.out:
+        try:
+            Path(options.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{options.out} cannot be written: {error.strerror}") from error
+    return result
 
 
 def _feeds(bundle: Bundle, path: str | None) -> tuple[dict[str, Array], str]:
@@ -138,8 +154,14 @@ def _progress(done: int, expected: int, what: str) -> None:
         print(f"{done} of about {expected} rounds", file=sys.stderr)
 
 
-def _text(result: dict[str, Any]) -> str:
-    return "\n".join(f"{key}: {value}" for key, value in result.items())
+def _text(result: dict[str, Any], indent: str = "") -> str:
+    lines = []
+    for key, value in result.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{key}:", _text(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

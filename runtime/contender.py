@@ -110,6 +110,15 @@ class Worker:
         """Nanoseconds of each call of one timed block (int64)."""
         return self.ask({"do": "block", "seconds": seconds, "calls": calls})[1]["ns"]
 
+    def inside(self, seconds: float, calls: int) -> Array:
+        """As `block`, of the engine's own part alone; empty where the contender has no such part."""
+        return self.ask({"do": "inside", "seconds": seconds, "calls": calls})[1]["ns"]
+
+    def streams(self, count: int, seconds: float) -> float:
+        """Calls a second that are answered when `count` threads call at once."""
+        answer = self.ask({"do": "streams", "count": count, "seconds": seconds})[0]
+        return float(answer["calls"] / answer["seconds"])
+
     def schedule(self, at: Array) -> Array:
         """Nanoseconds (int64) from when each call was due, `at` seconds (float64) after the first, to its answer."""
         return self.ask({"do": "schedule"}, {"at": at})[1]["ns"]

@@ -23,6 +23,7 @@ from runtime.tensors import Array
 MIN_ROUNDS = 8
 PRECISION = 0.02  # half-width of the ratio's interval at which to stop
 BLOCK_S, BLOCK_CALLS = 0.1, 5
+INSIDE_S = 0.02  # a round, for the second column
 STILL_S, STILL_SHARE, STILL_LIMIT_S = 0.02, 0.02, 2.0
 PAUSE_S = 0.1  # where CPU times cannot be read
 
@@ -35,12 +36,14 @@ class Trace:
 
     Attributes:
         rounds: nanoseconds of each call, an array a round.
+        inside: likewise of the engine's own part, without the copies around it; empty where there is no such part.
         cold_start_ms: process start, import, load and first call, a number a round.
         peak_memory_bytes: largest resident memory of its process, over the rounds.
         threads: that truly ran.
     """
 
     rounds: tuple[Array, ...] = ()
+    inside: tuple[Array, ...] = ()
     cold_start_ms: tuple[float, ...] = ()
     peak_memory_bytes: int = 0
     threads: int = 0
@@ -49,6 +52,12 @@ class Trace:
     def samples(self) -> Array:
         """All calls of all rounds, in nanoseconds."""
         return np.concatenate(self.rounds)
+
+    @property
+    def inside_ms(self) -> float | None:
+        """The median of the engine's own part; None where there is none."""
+        calls = np.concatenate(self.inside)
+        return float(np.median(calls)) / 1e6 if len(calls) else None
 
 
 @dataclass(frozen=True)
@@ -193,12 +202,14 @@ def _round(
             if name in failed:
                 continue
             try:
-                used = worker.use()
+                used = worker.use()  # before the next line, which takes memory of its own
+                wait_still([w for n, w in workers.items() if n != name and n not in failed], clock, sleep)
+                inside = worker.inside(INSIDE_S, BLOCK_CALLS)
             except WorkError as error:
                 failed[name] = str(error)
                 continue
-            calls = np.concatenate(blocks[name])
-            found[name] = Trace((calls,), (worker.cold_start_ms,), used["peak_memory_bytes"], used["threads"])
+            calls, cold = np.concatenate(blocks[name]), worker.cold_start_ms
+            found[name] = Trace((calls,), (inside,), (cold,), used["peak_memory_bytes"], used["threads"])
     finally:
         for worker in workers.values():
             worker.close()
@@ -225,6 +236,7 @@ def wait_still(others: Sequence[Worker], clock: Callable[[], float], sleep: Call
 def _append(trace: Trace, new: Trace) -> Trace:
     return Trace(
         trace.rounds + new.rounds,
+        trace.inside + new.inside,
         trace.cold_start_ms + new.cold_start_ms,
         max(trace.peak_memory_bytes, new.peak_memory_bytes),
         new.threads,

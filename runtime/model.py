@@ -1,7 +1,7 @@
 """Load a bundle on a device: choose the engine, fall back in the open, check each call's arrays, call."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -82,6 +82,11 @@ class Model:
                 self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="edge-optimize")
             return self._pool.submit(self, *args)
 
+    def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """A call of the engine alone, without checks and copies; its time tells what those cost."""
+        check_feeds(self.inputs, feeds)
+        return self._open().inside(feeds)
+
     def precision(self) -> Mapping[str, int]:
         """The number formats that truly run here, each with the number of ops."""
         return self._open().precision()
@@ -123,12 +128,13 @@ class Model:
         return self._session
 
 
-def load(path: str | Path, engine: str | None = None) -> Model:
+def load(path: str | Path, engine: str | None = None, threads: int | None = None) -> Model:
     """Load a bundle: verify its files, take the best engine that runs here, in the bundle's measured order.
 
     Args:
         path: the bundle's folder.
         engine: the name of one of its engines, to take that one or none.
+        threads: of a call, instead of as many as the engine was measured with; a GPU's engine has none.
 
     Raises:
         BundleError: it is damaged, newer than this runtime, or no bundle.
@@ -148,7 +154,7 @@ def load(path: str | Path, engine: str | None = None) -> Model:
     decisions: list[Decision] = []
     for entry in entries:
         try:
-            session = open_entry(bundle, entry, host)
+            session = open_entry(bundle, entry, host, threads)
         except (EngineError, InputError) as error:
             decisions.append(Decision(entry.name, False, str(error)))
             continue
@@ -161,7 +167,7 @@ def load(path: str | Path, engine: str | None = None) -> Model:
     raise NoEngineError(f"no engine of {bundle.path} runs here:\n{reasons}")
 
 
-def open_entry(bundle: Bundle, entry: EngineEntry, host: Host) -> Session:
+def open_entry(bundle: Bundle, entry: EngineEntry, host: Host, threads: int | None = None) -> Session:
     """Open one engine of a bundle.
 
     Raises:
@@ -172,7 +178,10 @@ def open_entry(bundle: Bundle, entry: EngineEntry, host: Host) -> Session:
     wanted = entry.needs.get("instruction_sets_any", ())
     if wanted and not set(wanted) & set(host.instruction_sets):
         raise EngineError(f"it needs one of {', '.join(wanted)}, and this processor has none")
-    return engines.get(entry.engine).open(bundle.resolve(entry.files), bundle.specs, host, entry.options)
+    engine, options = engines.get(entry.engine), entry.options
+    if threads is not None and "threads" in engine.OPTIONS:
+        options = {**options, "threads": threads}
+    return engine.open(bundle.resolve(entry.files), bundle.specs, host, options)
 
 
 def considered(bundle: Bundle) -> Iterator[EngineEntry]:

@@ -7,6 +7,9 @@ It imports numpy, `runtime`, and what the contender itself needs: what is measur
     run    arrays = feeds; answers with the outputs
     block  {"seconds": s, "calls": n}: after 3 dropped calls at least n calls and s seconds;
            answers with the nanoseconds of each
+    inside likewise, of the engine's own part of the call, copies left out; nothing where it has no such part
+    streams    {"count": n, "seconds": s}: calls from n threads at once, each at least one, for so long;
+           answers with the number of calls and the seconds until the last had ended
     schedule   arrays = {"at": seconds}; calls that are due so long after now, each begun as soon as the one before has
            ended; answers with the nanoseconds from when each was due to its answer
     use    answers with the threads, the memory now and the peak memory
@@ -20,7 +23,8 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,11 +45,11 @@ def open_engine(engine: str, files: Mapping[str, str], specs: Mapping[str, Any],
     return engines.get(engine).open(paths, Specs.from_json(specs), facts(), options)
 
 
-def open_bundle(path: str, engine: str | None = None) -> Any:
+def open_bundle(path: str, engine: str | None = None, threads: int | None = None) -> Any:
     """An opener: a bundle, as a device loads it."""
     from runtime.model import load
 
-    return load(path, engine)
+    return load(path, engine, threads)
 
 
 def compile_engine(engine: str, onnx: str, out: str, options: Mapping[str, Any]) -> dict[str, str]:
@@ -75,7 +79,15 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
                     arrays = {rename.get(name, name): value for name, value in arrays.items()}
                     wire.send(sink, {}, session.run(arrays))
                 case "block":
-                    wire.send(sink, {}, {"ns": _block(session, feeds, message["seconds"], message["calls"])})
+                    call: Callable[[], object] = partial(session.run, feeds)
+                    wire.send(sink, {}, {"ns": _block(call, message["seconds"], message["calls"])})
+                case "inside":
+                    ns = np.empty(0, np.int64)
+                    if hasattr(session, "inside"):
+                        ns = _block(session.inside(feeds), message["seconds"], message["calls"])
+                    wire.send(sink, {}, {"ns": ns})
+                case "streams":
+                    wire.send(sink, _streams(partial(session.run, feeds), message["count"], message["seconds"]))
                 case "schedule":
                     wire.send(sink, {}, {"ns": _schedule(session, feeds, arrays["at"])})
                 case "use":
@@ -129,17 +141,35 @@ def _open(message: Mapping[str, Any], feeds: dict[str, Array]) -> tuple[Any, dic
     return session, {name: seconds * 1e3 for name, seconds in stages.items()}, outputs
 
 
-def _block(session: Any, feeds: dict[str, Array], seconds: float, calls: int) -> Array:
-    run, now = session.run, time.perf_counter_ns
+def _block(call: Callable[[], object], seconds: float, calls: int) -> Array:
+    now = time.perf_counter_ns
     for _ in range(DROPPED):
-        run(feeds)
+        call()
     taken: list[int] = []
     end = now() + int(seconds * 1e9)
     while len(taken) < calls or now() < end:
         start = now()
-        run(feeds)
+        call()
         taken.append(now() - start)
     return np.array(taken, np.int64)
+
+
+def _streams(call: Callable[[], object], count: int, seconds: float) -> dict[str, float]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def caller() -> int:
+        calls = 0
+        while not calls or time.perf_counter() < end:
+            call()
+            calls += 1
+        return calls
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(lambda _: call(), range(count)))  # dropped: sessions make what each call at once needs
+        begun = time.perf_counter()
+        end = begun + seconds
+        calls = sum(pool.map(lambda _: caller(), range(count)))
+        return {"calls": calls, "seconds": time.perf_counter() - begun}
 
 
 def _schedule(session: Any, feeds: dict[str, Array], at: Array) -> Array:

@@ -5,10 +5,15 @@ from optimize.report import (
     ClassAccuracy,
     Data,
     Detail,
+    Device,
+    DeviceTiming,
+    Explained,
     Final,
     Flip,
     Headline,
     Latency,
+    LayerNoise,
+    LayerTime,
     Made,
     RatioPart,
     Report,
@@ -55,6 +60,16 @@ def make(**changes) -> Report:
                 for i in range(9)
             ],
         ),
+        explained=Explained(
+            sentence=f"{LONG} (Conv) is to blame {SCRIPT}", total_ms=2.0, ms={"computing in int8": 1.5, "moving": 0.5},
+            layers=[
+                LayerTime(name=name, op=SCRIPT, ms=0.5, precision="int8", kind=kind, fused=2, kernel="")
+                for name, kind in ((LONG, "compute"), (SCRIPT, "convert"), ("a", "move"))
+            ],
+            operations=10**9, bytes=10**6, peaks={"int8": 900.0, "copy": 12.0}, reached={"int8": 0.55, "copy": 0.04},
+            int8_instructions="none of avx512_vnni here",
+        ),
+        noise=[LayerNoise(name=LONG, op=SCRIPT, sqnr_db=-120.0, lost_db=240.0)] * 20,
         made=[
             Made(use="export", seconds=1.0, size_bytes=2**20, parameters=10, macs=10**9),
             Made(use=SCRIPT, seconds=0.1, size_bytes=2**18, parameters=10, macs=10**9, notes=[f"note {SCRIPT}"]),
@@ -94,6 +109,19 @@ def make(**changes) -> Report:
         ),
         "chosen": {"openvino": chosen.name}, "why": {"openvino": f"why {SCRIPT}", "tensorrt": "cannot build here"},
         "closest": {"tensorrt": "tensorrt-int8"}, "notes": [f"a note {SCRIPT}"], "exit_code": 1, "bundle": "bundle",
+        "devices": [
+            Device(
+                schema=1, bundle="0" * 64, device=f"{LONG}{SCRIPT}", input="random numbers", rounds=8, margin=0.02,
+                stopped_by="budget", machine=MACHINE, failed={"a$b$": SCRIPT},
+                engines={
+                    name: DeviceTiming(
+                        p50_ms=1.5, p50_interval_ms=(1.4, 1.6), ratio=(2.0, 1.9, 2.1), verdict=verdict, threads=1,
+                        cold_start_ms=1.0, peak_memory_bytes=1,
+                    )
+                    for name, verdict in (("fallback on openvino", "the base"), (chosen.name, "faster"))
+                },
+            )
+        ],
         **changes,
     }  # fmt: skip
     return Report(**content)

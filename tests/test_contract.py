@@ -125,6 +125,7 @@ def test_an_engine_has_what_every_engine_has(name):
     assert engine.DISTRIBUTION
     assert "f32" in engine.TOLERANCE
     assert all(isinstance(key, str) and 0 < value < 1 for key, value in engine.TOLERANCE.items())
+    assert all(isinstance(key, str) and isinstance(kind, type) for key, kind in engine.OPTIONS.items())
     assert list(inspect.signature(engine.open).parameters) == ["files", "specs", "host", "options"]
     assert list(inspect.signature(engine.compile).parameters) == ["onnx", "out", "options"]
 
@@ -179,6 +180,19 @@ def test_an_engine_takes_arrays_however_they_lie_in_memory(name, opened, tiny_da
         np.testing.assert_array_equal(same, x)
         np.testing.assert_array_equal(session.run({"image": same})["output"], wanted)
     np.testing.assert_array_equal(x, tiny_data[0][:2])  # what it was given it has not touched
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engines_own_part_can_be_called_alone(name, opened, tiny_data):
+    session = opened(name)
+    frozen = tiny_data[0][:2].copy()
+    frozen.flags.writeable = False
+    for x in (tiny_data[0][:3], frozen, np.asfortranarray(tiny_data[0][:2])):
+        wanted = session.run({"image": x})["output"]
+        once = session.inside({"image": x})
+        for _ in range(3):
+            once()
+        np.testing.assert_array_equal(session.run({"image": x})["output"], wanted)
 
 
 @pytest.mark.parametrize(("name", "options"), ENGINE_WAYS)

@@ -10,6 +10,7 @@ from typing import Any
 from optimize.profiles import DROPPED, Kind, Layer
 from runtime.engines import library
 from runtime.engines.onnxruntime import settings
+from runtime.errors import EngineError
 from runtime.host import cores
 from runtime.tensors import Array
 
@@ -25,23 +26,39 @@ def profile(
     files: Mapping[str, Path], options: Mapping[str, Any], feeds: Mapping[str, Array], calls: int
 ) -> list[Layer]:
     """The kernels of one call, each with its mean time."""
+    runs: dict[str, list[float]] = defaultdict(list)
+    seen: dict[str, Any] = {}
+    for name, ms, told in kernels(files["model"], options, feeds, DROPPED + calls):
+        runs[name].append(ms)
+        seen.setdefault(name, told)
+    return [_layer(name, seen[name], times[DROPPED:]) for name, times in runs.items()]
+
+
+def kernels(
+    path: Path, options: Mapping[str, Any], feeds: Mapping[str, Array], calls: int
+) -> list[tuple[str, float, Mapping[str, Any]]]:
+    """Of each kernel of each call the node's name, the milliseconds, and what else ONNX Runtime tells (op, shapes).
+
+    Raises:
+        EngineError: it does not run the file.
+    """
     ort = library("onnxruntime", "onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         asked = settings(ort, options, cores())
         asked.enable_profiling = True
         asked.profile_file_prefix = str(Path(folder) / "trace")
-        session = ort.InferenceSession(str(files["model"]), asked, providers=["CPUExecutionProvider"])
-        for _ in range(DROPPED + calls):
-            session.run(None, dict(feeds))
+        try:
+            session = ort.InferenceSession(str(path), asked, providers=["CPUExecutionProvider"])
+            for _ in range(calls):
+                session.run(None, dict(feeds))
+        except Exception as error:  # its own exceptions share no base but Exception
+            raise EngineError(f"ONNX Runtime does not run {path.name}: {error}") from error
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    runs: dict[str, list[float]] = defaultdict(list)
-    seen: dict[str, Any] = {}
-    for event in events:
-        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
-            name = event["name"].removesuffix("_kernel_time")
-            runs[name].append(event["dur"] / 1e3)
-            seen.setdefault(name, event["args"])
-    return [_layer(name, seen[name], times[DROPPED:]) for name, times in runs.items()]
+    return [
+        (event["name"].removesuffix("_kernel_time"), event["dur"] / 1e3, event["args"])
+        for event in events
+        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time")
+    ]
 
 
 def _layer(name: str, told: Mapping[str, Any], times: list[float]) -> Layer:

@@ -3,9 +3,9 @@
 One file a form, each with `write(report, folder) -> Path` or, for the terminal, `show(report)`.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from optimize.report.packed import Rounds, Samples
 
@@ -15,8 +15,12 @@ MOST = 100_000  # numbers of single samples that a report keeps of a candidate
 Status = Literal["measured", "wrong", "failed", "dropped", "built, not measured", "cannot build here"]
 
 
+# an end of an interval may be infinite, for which JSON has no number
+End = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["Infinity", "-Infinity", "NaN"]}]})]
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Accuracy(_Part):
@@ -28,10 +32,10 @@ class Accuracy(_Part):
     """
 
     metric: str
-    value: float
-    drop: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
+    value: End
+    drop: End = 0.0
+    low: End = 0.0
+    high: End = 0.0
     verdict: Literal["within", "exceeds", "cannot tell"] | None = None
     samples: int
     samples_that_tell: int | None = None
@@ -82,18 +86,62 @@ class Detail(_Part):
     flips: list[Flip] = Field(default_factory=list)
 
 
+class LayerTime(_Part):
+    """One layer of an engine as it ran; see `optimize.profiles.Layer`. `fused`: nodes of its file that went into it."""
+
+    name: str
+    op: str
+    ms: float
+    precision: str
+    kind: Literal["compute", "convert", "move"]
+    fused: int
+    kernel: str
+
+
+class Explained(_Part):
+    """Why an engine is fast or slow, from its own profile.
+
+    `ms` is by what is done, `layers` has the costliest. `operations` of a call (a multiplication and its addition are
+    two) and the `bytes` that it moves at least; `peaks`, measured on this machine with this engine, in billions a
+    second: operations by number format, and `copy`, bytes; `reached`, the shares of them.
+    """
+
+    sentence: str
+    total_ms: float | None = None
+    ms: dict[str, float] = Field(default_factory=dict)
+    layers: list[LayerTime] = Field(default_factory=list)
+    operations: int | None = None
+    bytes: int | None = None
+    peaks: dict[str, float] = Field(default_factory=dict)
+    reached: dict[str, float] = Field(default_factory=dict)
+    int8_instructions: str = ""
+
+
+class LayerNoise(_Part):
+    """How near a layer's output is to what it was before rounding, in decibels: signal to noise on calibration data.
+
+    `lost_db` is the fall from the worst of its inputs: what this layer itself did.
+    """
+
+    name: str
+    op: str
+    sqnr_db: float
+    lost_db: float
+
+
 class RatioPart(_Part):
     """Time of the base over time of this: above 1 is faster; two-sided 95 % interval over rounds."""
 
     ratio: float
-    low: float
-    high: float
+    low: End
+    high: End
     verdict: Literal["faster", "slower", "no difference", "cannot tell"]
 
 
 class Latency(_Part):
     """Milliseconds a call, host to host, at the batch named in the report; ratio to the original, which has none.
 
+    `engine_only_ms` is the median of the library's own part, without checks and copies; null where it has no such part.
     `raw` has the nanoseconds of each call, a list a round (in JSON compressed, see `packed`).
     """
 
@@ -104,9 +152,10 @@ class Latency(_Part):
     p99_ms: float
     p99_interval_ms: tuple[float, float]
     ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
+    low: End | None = None
+    high: End | None = None
     verdict: Literal["faster", "slower", "no difference", "cannot tell"] | None = None
+    engine_only_ms: float | None = None
     rounds: int
     samples: int
     raw: Rounds
@@ -153,8 +202,10 @@ class Row(_Part):
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
     made: list[Made] = Field(default_factory=list)
+    explained: Explained | None = None
+    noise: list[LayerNoise] = Field(default_factory=list)
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, ser_json_inf_nan="strings")
 
 
 class Timing(_Part):
@@ -179,6 +230,36 @@ class Final(_Part):
     latency: Latency
     ratio_to_plain: RatioPart | None
     ratio_to_default: RatioPart | None
+
+
+class DeviceTiming(_Part):
+    """One engine of the bundle on a device; `ratio` is [value, low, high], against the first that is timed there."""
+
+    p50_ms: float
+    p50_interval_ms: tuple[float, float]
+    engine_only_ms: float | None = None
+    ratio: tuple[End, End, End]
+    verdict: str
+    threads: int
+    cold_start_ms: float
+    peak_memory_bytes: int
+
+
+class Device(_Part):
+    """What `python -m runtime bench BUNDLE --out FILE` wrote on a device; `bundle` is the sha256 of its manifest."""
+
+    schema_: int = Field(alias="schema")
+    bundle: str
+    device: str
+    input: str
+    rounds: int
+    stopped_by: str
+    margin: float
+    machine: dict[str, Any]
+    engines: dict[str, DeviceTiming]
+    failed: dict[str, str]
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, ser_json_inf_nan="strings")
 
 
 class Headline(_Part):
@@ -232,8 +313,9 @@ class Report(_Part):
     seconds: float
     exit_code: int
     bundle: str | None
+    devices: list[Device] = Field(default_factory=list)
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, ser_json_inf_nan="strings")
 
     def row(self, name: str) -> Row:
         """A candidate by name; raises KeyError."""

@@ -44,7 +44,7 @@ def main() -> None:
     )  # fmt: skip
     asked = json.load(sys.stdin)
     found = {}
-    for name, draw in (("scatter", _scatter), ("distributions", _distributions)):
+    for name, draw in (("scatter", _scatter), ("distributions", _distributions), ("throughput", _throughput)):
         for size, width in WIDTHS.items():
             if asked.get(name):
                 found[f"{name}_{size}"] = draw(asked[name], width, f"{name}-{size}")
@@ -139,6 +139,32 @@ def _distributions(data: dict[str, Any], width: int, prefix: str) -> str:
     axes.set_yticks([])
     axes.grid(False, axis="y")
     axes.set_xlabel("latency of a call, ms (left is better)")
+    figure.tight_layout(pad=0.4)
+    return _svg(figure, prefix)
+
+
+def _throughput(data: dict[str, Any], width: int, prefix: str) -> str:
+    """Samples a second over what varies most; a line for each combination of the rest, bars from least to most."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    figure, axes = _figure(width, 400)
+    x_name, series = data["over"], data["series"]
+    for i, one in enumerate(series):
+        x, y = [p[0] for p in one["points"]], [p[1] for p in one["points"]]
+        colour, dashes = (ACCENT, INK, MUTED, BAD)[i % 4], ((1, 0), (5, 3), (1, 2))[i // 4 % 3]
+        axes.plot(x, y, color=colour, dashes=dashes, linewidth=1.6, marker="o", markersize=5, label=one["label"])
+        for at, _, least, most in one["points"]:
+            axes.plot([at, at], [least, most], color=colour, linewidth=1.2, alpha=0.75)
+    places = sorted({p[0] for one in series for p in one["points"]})
+    if len(places) > 1 and places[-1] / places[0] > _LOG_FROM:
+        axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(places))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(places, [f"{value:g}" for value in places])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(x_name)
+    axes.set_title("samples a second (up is better)", loc="left", fontsize=12, color=MUTED, pad=10)
+    axes.legend(frameon=False, fontsize=11, loc="best")
     figure.tight_layout(pad=0.4)
     return _svg(figure, prefix)
 

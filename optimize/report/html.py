@@ -11,7 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optimize.report import Final, RatioPart, Report, differences, plots, tables, toml, verdict, words
+from optimize.report import (
+    Final,
+    RatioPart,
+    Report,
+    Row,
+    devices,
+    differences,
+    plots,
+    reasons,
+    tables,
+    toml,
+    verdict,
+    words,
+)
 
 _HERE = Path(__file__).parent
 MACHINE = {
@@ -85,6 +98,10 @@ def text(report: Report) -> str:
         answers=differences.answers(report),
         classes=differences.classes(report),
         flips=differences.flips(report),
+        reasons=[_reason(row) for row in report.candidates if row.explained],
+        noises=[(row.name, words.noisiest(row), reasons.noise(row)) for row in report.candidates if row.noise],
+        devices=devices.timings(report),
+        machines=[words.device(one) for one in report.devices],
         made=tables.made(report),
         ran=tables.ran(report),
         machine=_machine(report.machine),
@@ -173,6 +190,13 @@ def _against(final: Final) -> list[Fact]:
 
 def _told(word: str | None) -> tuple[str, str]:
     return (word or "", tables.tone(word or ""))
+
+
+def _reason(row: Row) -> tuple[str, list[str], Any]:
+    """Of an engine its name, the sentences that say why it is as fast as it is, and the table of its layers."""
+    seen = row.explained
+    assert seen is not None
+    return row.name, words.reasons(seen), reasons.layers(row) if seen.layers else None
 
 
 def _machine(machine: Mapping[str, Any]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from optimize.report import Report, words
 
+_DEVICE = ("engine", "p50 ms", "ratio to the plain model there", "verdict")
 _ANSWERS = (
     "candidate", "called alike", "flipped", "became wrong", "became right", "calibration error", "outputs' SQNR dB",
 )  # fmt: skip
@@ -53,6 +54,18 @@ def text(report: Report) -> str:
             _figure(seen.calibration_error, ".2%"), _figure(seen.sqnr_db, ".1f"),
         )  # fmt: skip
         parts.append(_row((row.name, *figures)))
+    why = [(row, words.reasons(row.explained)) for row in report.candidates if row.explained]
+    if why:
+        parts += ["", "## Why it is (not) faster", ""]
+    parts += [f"- {row.name}: {' '.join(sentences)}" for row, sentences in why]
+    noisy = [f"- {row.name}: {words.noisiest(row)}" for row in report.candidates if row.noise]
+    parts += ["", "## Where the signal was lost", "", *noisy] if noisy else []
+    for one in report.devices:
+        parts += ["", f"## On {one.device}", "", words.device(one), "", _row(_DEVICE), _row(["---"] * len(_DEVICE))]
+        for name, timed in one.engines.items():
+            ratio = "{:.2f} [{:.2f}, {:.2f}]".format(*timed.ratio) if timed.verdict != "the base" else ""
+            parts.append(_row((name, f"{timed.p50_ms:.3f}", ratio, timed.verdict)))
+        parts += [f"- {name}: {reason}" for name, reason in one.failed.items()]
     parts += ["", "## What each step did", "", _row(_MADE), _row(["---"] * len(_MADE))]
     for row in (report.original, *report.candidates):
         parts += [_row(words.made_cells(row, made)) for made in row.made]

@@ -15,6 +15,8 @@ def show(found: dict[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, soft_wrap=True, width=PIPE_WIDTH)
     for key, value in found.items():
+        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            value = {str(number): row for number, row in enumerate(value, 1)}
         if not (isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values())):
             console.print(Text(f"{key.replace('_', ' ')}: {_cell(value)}"))
             continue

@@ -6,13 +6,18 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from optimize.report import Accuracy, Latency, Report, Row, words
+from runtime.errors import WorkError
 
 LIMIT_S = 120
+# the page's colours, for a picture that stands alone
+LIGHT = "--ink:#1c2227;--muted:#59636b;--line:#e0ded6;--accent:#0b5f73;--surface:#fffefb;--bad:#a32018"
+DARK = "--ink:#e6e9ea;--muted:#a0abb3;--line:#313a42;--accent:#74c3d4;--surface:#1a2026;--bad:#ff9b8f"
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,38 @@ class Timed:
 
 def draw(report: Report) -> Plots:
     """Draw what there are figures for; where drawing fails, the page says so and the run goes on."""
-    asked: dict[str, Any] = {"scatter": _scatter(report), "distributions": _distributions(report)}
+    return _drawn({"scatter": _scatter(report), "distributions": _distributions(report)})
+
+
+def throughput(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A picture of its own, as SVG, of what `optimize bench` found of throughput; follows the viewer's light or dark.
+
+    Raises:
+        WorkError: nothing ran, or it could not be drawn.
+    """
+    ran = [row for row in rows if "failed" not in row]
+    if not ran:
+        raise WorkError(f"there is no throughput to draw: {rows[0]['failed'] if rows else 'none was asked for'}")
+    varied = {name: len({row[name] for row in ran}) for name in ("batch", "streams", "threads")}
+    over = max(varied, key=lambda name: varied[name])
+    series: dict[str, list[Any]] = {}
+    for row in ran:
+        rest = [f"{row[name]} {name}" if name != "batch" else f"batch {row[name]}" for name in varied if name != over]
+        label = ", ".join([row["contender"], *rest])
+        series.setdefault(label, []).append([row[over], row["samples_a_second"], row["least"], row["most"]])
+    lines = [{"label": label, "points": points} for label, points in series.items()]
+    words = {"batch": "samples a call", "streams": "calls at once", "threads": "threads a call"}[over]
+    drawn = _drawn({"throughput": {"over": words, "series": lines}})
+    if drawn.why_not:
+        raise WorkError(f"the throughput: {drawn.why_not['throughput']}")
+    style = f"<style>svg{{{LIGHT};background:var(--surface);font-family:sans-serif}}"
+    style += f"@media(prefers-color-scheme:dark){{svg{{{DARK}}}}}</style>"
+    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    text = drawn.svg["throughput_wide"].replace("<svg", head, 1)
+    return text.replace(">", f">{style}", 1) + "\n"
+
+
+def _drawn(asked: Mapping[str, Any]) -> Plots:
     why_not = {name: "there are no figures for it" for name, data in asked.items() if data is None}
     if len(why_not) == len(asked):
         return Plots(why_not=why_not)

@@ -92,7 +92,7 @@ def latencies(report: Report) -> Table:
     """The percentiles, each with its interval."""
     columns = (
         ("contender", False), ("run", False), ("p50 ms", True), ("p90 ms", True), ("p99 ms", True),
-        ("calls", True), ("rounds", True),
+        ("engine only ms", True), ("calls", True), ("rounds", True),
     )  # fmt: skip
     lines = []
     for one in timed(report):
@@ -102,8 +102,9 @@ def latencies(report: Report) -> Table:
         )  # fmt: skip
         cells = [Cell(f"{v:.3f}", f"[{low:.3f}, {high:.3f}]", v) for v, (low, high) in spans]
         run = "last run" if one.last else "first look"
+        only = number(t.engine_only_ms, "{:.3f}", 1, "it has no part without copies")
         counts = (Cell(f"{t.samples:,}", key=t.samples), Cell(str(t.rounds), key=t.rounds))
-        lines.append(Line((name_cell(one.row.name, one.kind), Cell(run, key=run), *cells, *counts), one.kind))
+        lines.append(Line((name_cell(one.row.name, one.kind), Cell(run, key=run), *cells, only, *counts), one.kind))
     return noted("latencies", "Latency of a call", columns, lines)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from optimize.report import Accuracy, Latency, Made, RatioPart, Report, Row
+from optimize.report import Accuracy, Device, Explained, Latency, Made, RatioPart, Report, Row
 
 HEADER = ("candidate", "status", "{metric}", "drop [90 % interval]", "", "p50 ms", "ratio [95 % interval]", "", "MiB")
 
@@ -73,6 +73,50 @@ def table(report: Report) -> list[list[str]]:
     rows = [_cells(report, report.original)]
     rows += [_cells(report, row) for row in report.candidates]
     return [header, *rows]
+
+
+def reasons(seen: Explained) -> list[str]:
+    """Why an engine is as fast as it is: the layer to blame first."""
+    found = [seen.sentence]
+    if seen.total_ms:
+        parts = ", ".join(f"{what} {ms:.3f} ms ({ms / seen.total_ms:.0%})" for what, ms in seen.ms.items())
+        found.append(f"Of {seen.total_ms:.3f} ms in its profile: {parts}.")
+    if reach := reached(seen):
+        found.append(reach)
+    if seen.int8_instructions:
+        found.append(f"Instructions for int8: {seen.int8_instructions}.")
+    return found
+
+
+def reached(seen: Explained) -> str:
+    """What share of the machine's measured peak an engine reaches; empty where it is not known."""
+    parts = []
+    for what, share in seen.reached.items():
+        peak = seen.peaks[what]
+        parts.append(
+            f"{share:.0%} of the {peak:.0f} GB/s of a copy (its weights and inputs counted once, the least to be moved)"
+            if what == "copy"
+            else f"{share:.0%} of the {peak:.0f} billion operations a second of a large {what} matrix product"
+        )
+    return f"It reaches {', and '.join(parts)}, both measured here." if parts else ""
+
+
+def device(one: Device) -> str:
+    """A device and how it was measured, in one sentence."""
+    machine = one.machine
+    return (
+        f"{one.device}: {machine.get('cpu')}, {machine.get('cores')} cores; {one.rounds} rounds of fresh processes, "
+        f"interleaved; told apart beyond ±{one.margin:.1%}; input: {one.input}."
+    )
+
+
+def noisiest(row: Row) -> str:
+    """Where most of the signal was lost, in one sentence."""
+    worst = row.noise[0]
+    return (
+        f"Most is lost at {worst.name} ({worst.op}): {worst.lost_db:.1f} dB, from "
+        f"{worst.sqnr_db + worst.lost_db:.1f} to {worst.sqnr_db:.1f}."
+    )
 
 
 def headline(report: Report) -> list[str]:

@@ -1,7 +1,7 @@
 """PyTorch: a callable that returns the module, and weights that need no unpickling."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,16 @@ class TorchSession:
         except Exception as error:
             raise EngineError(f"the model raised {type(error).__name__}: {error}") from error
         return filled(out, found)
+
+    def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """The module on tensors; see `runtime.engines.Session`."""
+        arguments = tensors(feeds, self._inputs)
+
+        def once() -> object:
+            with self._torch.inference_mode():
+                return self._module(*arguments)
+
+        return once
 
     def precision(self) -> dict[str, int]:
         """Of the parameters, since torch computes in their format."""

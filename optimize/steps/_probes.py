@@ -82,14 +82,16 @@ class Probes:
         wide = self.node("Cast", [name], to=onnx.TensorProto.FLOAT)
         return self.ask(self.node("ReduceSum", [self.node("Sub", [wide, wide])], keepdims=0))
 
-    def answer(self, split: Split, specs: Specs, samples: int, folder: Path) -> dict[str, float]:
-        """The largest answer over the first samples, by key; NaN where one was NaN.
+    def answer(
+        self, split: Split, specs: Specs, samples: int, folder: Path, fold: np.ufunc = np.maximum
+    ) -> dict[str, float]:
+        """The largest answer over the first samples (or what else `fold` makes of them), by key; NaN where one was NaN.
 
         Raises:
             StepError: ONNX Runtime cannot run the graph.
         """
         names = [output.name for output in self._proto.graph.output]
-        found = dict.fromkeys(names, -np.inf)
+        found = dict.fromkeys(names, -np.inf if fold is np.maximum else 0.0)
         if not names:
             return {}
         inner = folder / "probes"
@@ -97,7 +99,7 @@ class Probes:
             session = _session(self._proto, inner)
             for feeds in _batches(split, specs, samples):
                 for name, value in zip(names, session.run(names, feeds), strict=True):
-                    found[name] = float(np.maximum(found[name], value))  # keeps NaN, unlike max()
+                    found[name] = float(fold(found[name], value))  # keeps NaN, unlike max()
         except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
             raise StepError(f"the model does not run with the range scan in it: {error}") from error
         finally:

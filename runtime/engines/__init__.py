@@ -2,6 +2,7 @@
 
     DISTRIBUTION                          what pip installs, and the extra of the same name as the file
     TOLERANCE                             precision -> largest relative error against its own ONNX file
+    OPTIONS                               name -> type of what `open` and `compile` may be given
     open(files, specs, host, options)     -> Session
     compile(onnx, out, options)           -> the engine's files by role
 
@@ -10,7 +11,7 @@ Options are a flat table of JSON values; what an engine does not know it refuses
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -38,6 +39,9 @@ class Session(Protocol):
     def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Outputs by name for inputs by name; where `out` names an array, the output is written there."""
 
+    def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """A call of the library's own part: inputs lie where it takes them from, outputs stay where it leaves them."""
+
     def precision(self) -> Mapping[str, int]:
         """The number formats that truly run, each with the number of ops; empty where it cannot be read."""
 
@@ -50,6 +54,7 @@ class Engine(Protocol):
 
     DISTRIBUTION: str
     TOLERANCE: Mapping[str, float]
+    OPTIONS: Mapping[str, type]
 
     def open(self, files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> Session:
         """Load an engine's files; raises EngineMissing, EngineError or InputError."""

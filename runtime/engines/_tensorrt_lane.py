@@ -51,6 +51,21 @@ class Lane:
             self._capture()  # after a plain call: TensorRT sets itself up in the first one, which cannot be recorded
         return results
 
+    def again(self) -> None:
+        """The network once more on what the last call has uploaded, nothing copied.
+
+        Raises:
+            EngineError: it cannot be started, or CUDA failed.
+        """
+        self._execute()
+        _cuda.ok(self._cuda.cudaStreamSynchronize(self._stream))
+
+    def watched(self, profiler: Any, calls: int) -> None:
+        """`again` so often, with a profiler that is told each layer's time; it must outlive this lane."""
+        self._context.profiler = profiler
+        for _ in range(calls):
+            self.again()
+
     def close(self) -> None:
         """Give the memory back."""
         self._drop_graph()
@@ -88,10 +103,13 @@ class Lane:
     def _enqueue(self) -> None:
         for name in self._inputs:
             self._buffers[name].upload(self._stream)
-        if not self._context.execute_async_v3(int(self._stream)):
-            raise EngineError("TensorRT could not start the network; its log has the reason.")
+        self._execute()
         for name in self._outputs:
             self._buffers[name].download(self._stream)
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(int(self._stream)):
+            raise EngineError("TensorRT could not start the network; its log has the reason.")
 
     def _capture(self) -> None:
         """Record copies and network as one graph. Copies use the same buffers each time, so they can be in it."""

@@ -122,6 +122,20 @@ class Progress:
         return min(1.0, (done + max(inner, default=0.0)) / steps)
 
 
+def stopwatch(trt: ModuleType) -> Any:
+    """A profiler for an execution context; its `ms` has the sum of each layer's milliseconds, in the order they ran."""
+
+    class Stopwatch(trt.IProfiler):  # type: ignore[misc, name-defined]  # as above
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.ms: dict[str, float] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.ms[layer_name] = self.ms.get(layer_name, 0.0) + ms
+
+    return Stopwatch()
+
+
 def monitor(trt: ModuleType, progress: Progress) -> Any:
     """A progress monitor for a builder's settings; it must live as long as the build."""
 

@@ -1,7 +1,7 @@
 """OpenVINO on the CPU. Files are its intermediate representation: model.xml and model.bin."""
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,17 @@ class OpenVinoSession:
         finally:
             self._requests.append(request)
         return filled(out, results)
+
+    def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """A request whose tensors are set already; see `runtime.engines.Session`."""
+        ov = library("openvino", "openvino")
+        request = self._compiled.create_infer_request()
+        try:
+            for name, value in feeds.items():
+                request.set_input_tensor(self._index[name], ov.Tensor(value, shared_memory=value.flags.c_contiguous))
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO does not take the arrays: {_reason(error)}") from error
+        return lambda: request.infer(share_outputs=True)
 
     def precision(self) -> dict[str, int]:
         """Counted over the nodes of the graph that really runs."""

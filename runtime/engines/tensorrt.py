@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,8 +51,9 @@ class TensorRtSession:
     threads = 1
     """Of the CPU: the call waits while the GPU works."""
 
-    def __init__(self, path: Path, specs: Specs, options: Options) -> None:
+    def __init__(self, path: Path, specs: Specs | None, options: Options) -> None:
         trt, self._cuda = vendor.find(), _cuda.find()
+        self._trt = trt
         _cuda.ok(self._cuda.cudaGetDeviceCount())  # says in words that there is no driver; TensorRT would not
         try:
             plan = path.read_bytes()
@@ -66,12 +67,13 @@ class TensorRtSession:
         self._names = {name: engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in ordered}
         self._dtypes = {name: _dtype(trt, engine.get_tensor_dtype(name)) for name in ordered}
         said = {name: dtype.name for name, dtype in self._dtypes.items()}
-        check_specs(
-            "TensorRT",
-            specs,
-            {name: said[name] for name in ordered if self._names[name]},
-            {name: said[name] for name in ordered if not self._names[name]},
-        )
+        if specs is not None:
+            check_specs(
+                "TensorRT",
+                specs,
+                {name: said[name] for name in ordered if self._names[name]},
+                {name: said[name] for name in ordered if not self._names[name]},
+            )
         for name in ordered:
             if engine.is_shape_inference_io(name):
                 raise EngineError(f"'{name}' sets shapes by its values; such tensors are not supported on TensorRT.")
@@ -93,6 +95,26 @@ class TensorRtSession:
         finally:
             self._lanes.append(lane)
         return filled(out, results)
+
+    def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """The network alone, on arrays that are on the GPU already; see `runtime.engines.Session`."""
+        if self._engine is None:
+            raise EngineError("this TensorRT session is closed.")
+        lane = Lane(self._cuda, self._engine, self._names, self._dtypes)
+        lane.run(feeds, graphs=False)
+        self._lanes.append(lane)
+        return lane.again
+
+    def layers(self, feeds: Mapping[str, Array], calls: int) -> tuple[dict[str, float], str]:
+        """Milliseconds of a call by layer, from TensorRT's profiler, and its inspector's JSON of the layers."""
+        lane, watch = Lane(self._cuda, self._engine, self._names, self._dtypes), vendor.stopwatch(self._trt)
+        try:
+            lane.run(feeds, graphs=False)
+            lane.watched(watch, calls)
+        finally:
+            lane.close()
+        told = self._engine.create_engine_inspector().get_engine_information(self._json)
+        return {name: ms / calls for name, ms in watch.ms.items()}, told
 
     def precision(self) -> dict[str, int]:
         """Counted over the layers of the plan, as TensorRT fused them."""
@@ -162,16 +184,24 @@ def precisions(information: str) -> dict[str, int]:
     """The number formats of a plan's layers, from its inspector's JSON; empty where the plan keeps names alone."""
     counts: Counter[str] = Counter()
     for layer in json.loads(information).get("Layers", []):
-        if not isinstance(layer, dict) or str(layer.get("LayerType", "")).lower() in _MOVES:
-            continue
-        tensors = layer.get("Inputs") or layer.get("Outputs") or []
-        # one key with both in TensorRT 10, "Format/Datatype"; since 11 one for each
-        found = [str(value) for one in tensors for key, value in one.items() if "datatype" in key.lower()]
-        formats = [_format(words) for words in found]
-        known = [name for name in formats if name]
-        if known:  # a layer with int8 among its inputs multiplies in int8, whatever its scales are
-            counts["int8" if "int8" in known else known[0]] += 1
+        if isinstance(layer, dict) and not moves(layer) and (found := precision(layer)):
+            counts[found] += 1
     return dict(counts)
+
+
+def moves(layer: Mapping[str, Any]) -> bool:
+    """Whether a layer of the inspector's JSON computes nothing."""
+    return str(layer.get("LayerType", "")).lower() in _MOVES
+
+
+def precision(layer: Mapping[str, Any]) -> str:
+    """The number format in which a layer of the inspector's JSON computes; empty where it does not say."""
+    tensors = layer.get("Inputs") or layer.get("Outputs") or []
+    # one key with both in TensorRT 10, "Format/Datatype"; since 11 one for each
+    found = [str(value) for one in tensors for key, value in one.items() if "datatype" in key.lower()]
+    known = [name for name in map(_format, found) if name]
+    # a layer with int8 among its inputs multiplies in int8, whatever its scales are
+    return "int8" if "int8" in known else known[0] if known else ""
 
 
 def _dtype(trt: ModuleType, kind: Any) -> "np.dtype[Any]":

@@ -116,13 +116,18 @@ def bundle(tmp_path_factory):
 FEEDS = {"x": np.random.default_rng(2).standard_normal((1, 32, 24, 24)).astype(np.float32)}
 
 
+def profiled(bundle):
+    entry = bundle.engines[0]
+    return profile(entry.engine, bundle.resolve(entry.files), entry.options, FEEDS)
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_a_planted_op_that_breaks_the_fusion_is_named(bundle, engine):
     clean, broken = bundle(engine, None), bundle(engine, "Erf")
-    layers = profile(clean, clean.engines[0], FEEDS)
+    layers = profiled(clean)
     assert sum(one.precision == "int8" and one.kind == "compute" for one in layers) >= 5
     assert not any("planted" in one.name for island in islands(layers) for one in island.layers)
-    layers = profile(broken, broken.engines[0], FEEDS)
+    layers = profiled(broken)
     (island,) = [one for one in islands(layers) if one.head.op == "Erf" or "planted" in one.head.name]
     assert "planted" in island.head.name and island.head.precision == "f32"
     assert all(one.ms >= 0 for one in layers) and sum(one.ms for one in layers) > 0

@@ -291,3 +291,11 @@ def test_a_plain_table_that_is_too_wide_becomes_blocks(capsys):
     plain.show({"models": {"a": {"why": "x" * 300}, "b": {"why": "short"}}})
     text = capsys.readouterr().out
     assert "x" * 300 in text and "    why: short" in text
+
+
+def test_what_is_infinite_comes_back_from_json(tmp_path):
+    import awkward_report
+
+    report = awkward_report.with_finals()
+    assert "Infinity" in json.write(report, tmp_path).read_text()
+    assert json.read(tmp_path) == report

@@ -385,6 +385,29 @@ def test_a_session_answers_for_each_batch(gpu, options):
     assert session.precision() == {"f32": 1}
 
 
+def test_the_network_alone_copies_nothing(gpu, monkeypatch):
+    open_, driver, _ = gpu
+    session = open_({"cuda_graph": True})
+    once = session.inside({"x": feed(4)})
+    copies = []
+    monkeypatch.setattr(driver, "cudaMemcpyAsync", lambda *arguments: copies.append(arguments))
+    for _ in range(3):
+        once()
+    assert copies == [] and driver.events == [] and not driver.pending
+    session.close()
+    assert driver.alive == {}
+
+
+def test_each_layers_time_is_told(gpu, tmp_path):
+    from optimize.profiles import tensorrt as profiles
+
+    _, driver, _ = gpu
+    reformat, total = profiles.profile({"model": tmp_path / "model.plan"}, {}, {"x": feed(2)}, 10)
+    assert (reformat.name, reformat.kind, reformat.ms) == ("Reformat x", "convert", 0.25)
+    assert (total.name, total.kind, total.ms, total.precision, total.op) == ("sum", "compute", 1.0, "f32", "kgen")
+    assert driver.alive == {}
+
+
 def test_a_repeated_shape_is_one_launch_of_a_graph(gpu):
     open_, driver, _ = gpu
     session = open_({"cuda_graph": True})

@@ -111,6 +111,49 @@ def counting():
     return Counting()
 
 
+class Engine(Double):
+    inner = 0
+
+    def run(self, feeds):
+        return {"inside": np.array(self.inner)}
+
+    def inside(self, feeds):
+        def once():
+            self.inner += 1
+        return once
+
+
+def engine():
+    return Engine()
+
+
+class Sleepy(Double):
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+
+    def run(self, feeds):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        time.sleep(0.02)
+        self.now -= 1
+        return {"most": np.array(self.most)}
+
+
+def sleepy():
+    return Sleepy()
+
+
+def moody():
+    class Moody(Double):
+        def run(self, feeds):
+            found = super().run(feeds)
+            if self.count == 20:
+                raise errors.EngineError("not any more")
+            return found
+    return Moody()
+
+
 def add(a, b):
     return a + b
 
@@ -169,6 +212,33 @@ def test_what_a_contender_answers(helper):
         assert used["threads"] == 2
         assert used["peak_memory_bytes"] > 2**20
     assert gone(worker)
+
+
+def test_what_has_no_part_of_its_own_has_no_time_for_it(helper):
+    with Worker.start(Contender("double", f"{helper}:double"), X) as worker:
+        assert worker.inside(0.0, 5).shape == (0,)
+        assert worker.inside(0.0, 5).dtype == np.int64
+    with Worker.start(Contender("engine", f"{helper}:engine"), X) as worker:
+        before = int(worker.run(X)["inside"])
+        times = worker.inside(0.0, 5)
+        assert (len(times), times.dtype) == (5, np.int64)
+        assert (times > 0).all()
+        assert int(worker.run(X)["inside"]) == before + DROPPED + 5
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_calls_at_once_are_counted(helper, count):
+    with Worker.start(Contender("sleepy", f"{helper}:sleepy"), X) as worker:
+        rate = worker.streams(count, 0.3)
+        assert 0.5 * count / 0.02 < rate <= count / 0.02  # each sleeps 20 ms, all at the same time
+        assert int(worker.run(X)["most"]) == count
+
+
+def test_a_failure_in_one_of_several_calls_is_said(helper):
+    with Worker.start(Contender("moody", f"{helper}:moody"), X) as worker:
+        with pytest.raises(EngineError, match="not any more"):
+            worker.streams(2, 5.0)
+        np.testing.assert_array_equal(worker.run(X)["x"], [0, 2, 4])  # it lives on
 
 
 def test_a_block_makes_as_many_calls_as_asked_and_drops_the_first(helper):

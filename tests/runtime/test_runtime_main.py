@@ -111,7 +111,7 @@ def test_bench_times_what_runs_here(bundle, arrays, tmp_path):
     assert said["input"] == str(arrays)
     assert said["rounds"] == 8
     assert said["machine"]["cores"] >= 1
-    base, quick = said["fallback on onnxruntime"], said["quick"]
+    base, quick = said["engines"]["fallback on onnxruntime"], said["engines"]["quick"]
     assert base["verdict"] == "the base"
     assert quick["verdict"] in ("faster", "slower", "no difference", "cannot tell")
     assert base["ratio"] == [1.0, 1.0, 1.0]
@@ -120,9 +120,11 @@ def test_bench_times_what_runs_here(bundle, arrays, tmp_path):
     assert quick["p50_ms"] > 0
     assert quick["p50_interval_ms"][0] <= quick["p50_ms"] <= quick["p50_interval_ms"][1]
     assert quick["threads"] == 1
+    assert 0 < quick["engine_only_ms"] < 2 * quick["p50_ms"]
     assert quick["cold_start_ms"] > 0
     assert quick["peak_memory_bytes"] > 2**20
-    assert "elsewhere" not in said
+    assert set(said["engines"]) == {"fallback on onnxruntime", "quick"} and said["failed"] == {}
+    assert said["bundle"] == bundles.sha256(bundle / bundles.MANIFEST)
     assert "7 of about 8 rounds" in done.stderr
 
 

@@ -110,6 +110,10 @@ class FakeWorker:
         time = world.times.get(self.name, 1000)
         return np.full(calls, time(self.number) if callable(time) else time, np.int64)
 
+    def inside(self, seconds: float, calls: int):
+        self.world.fail(self.name, "inside", self.number)
+        return np.full(calls if self.name in self.world.times else 0, 700, np.int64)
+
     def use(self):
         self.world.fail(self.name, "use", self.number)
         return {"threads": 2, "peak_memory_bytes": 100 + self.number}

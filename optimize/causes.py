@@ -1,0 +1,64 @@
+"""Why the chosen are (not) faster, and where accuracy went: what a run puts into its report beside the figures."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from optimize import noise
+from optimize.build import Builder, Built
+from optimize.explain import explained
+from optimize.plan import Candidate
+from optimize.progress import Progress
+from optimize.report import LayerNoise, Row
+from optimize.subject import Subject
+from runtime.errors import Error
+
+SAMPLES = 64  # of calibrate, for the noise of each layer
+
+
+def causes(
+    subject: Subject, builder: Builder, candidates: Sequence[Candidate], built: Mapping[str, Built],
+    rows: Mapping[str, Row], chosen: Mapping[str, str], progress: Progress,
+) -> tuple[dict[str, Row], list[str]]:  # fmt: skip
+    """Rows with `explained` (of the chosen) and `noise` (of one rounded candidate a target); what could not be told.
+
+    Where nothing rounded was chosen, the first that is rounded is looked at: it may be why.
+    """
+    found, notes = dict(rows), []
+    for target, own in _by_target(candidates, built).items():
+        name = chosen.get(target)
+        if name and built[name].files:
+            progress.say(f"profile {name}")
+            one = built[name]
+            options = one.contender.arguments["options"]
+            why = explained(rows[name].engine, one.files, options, subject.feeds, one.model.path)
+            found[name] = found[name].model_copy(update={"explained": why})
+        own.sort(key=lambda candidate: candidate.name != name)
+        try:
+            told = next((seen for one in own if (seen := _noise(subject, builder, one, built, progress))), None)
+        except Error as error:
+            notes.append(f"{target}: where the accuracy went could not be told: {error}")
+            continue
+        if told:
+            found[told[0]] = found[told[0]].model_copy(update={"noise": told[1]})
+    return found, notes
+
+
+def _by_target(candidates: Sequence[Candidate], built: Mapping[str, Built]) -> dict[str, list[Candidate]]:
+    found: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        if candidate.name in built:
+            found.setdefault(candidate.target.name, []).append(candidate)
+    return found
+
+
+def _noise(
+    subject: Subject, builder: Builder, candidate: Candidate, built: Mapping[str, Built], progress: Progress
+) -> tuple[str, list[LayerNoise]] | None:
+    before = builder.unrounded(candidate)
+    if before is None:
+        return None
+    progress.say(f"noise of the layers of {candidate.name}")
+    with tempfile.TemporaryDirectory() as folder:
+        calibrate, after = subject.splits.calibrate, built[candidate.name].model
+        return candidate.name, noise.by_layer(before, after, calibrate, SAMPLES, Path(folder))

@@ -1,0 +1,49 @@
+"""The tables of report.html that say why: each layer's time and precision, and each layer's noise."""
+
+from optimize.report import LayerTime, Row
+from optimize.report.tables import Cell, Line, Table
+
+NOISIEST = 12
+
+
+def layers(row: Row) -> Table:
+    """The costliest layers of an engine, as its own profile has them."""
+    columns = (
+        ("layer", False), ("op", False), ("ms a call", True), ("share", True), ("precision", False), ("what", False),
+        ("fused into it", True), ("kernel", False),
+    )  # fmt: skip
+    seen = row.explained
+    assert seen is not None
+    assert seen.total_ms is not None
+    lines = [Line(_layer(one, seen.total_ms)) for one in seen.layers]
+    return Table(f"layers-{row.name}", f"The costliest layers of {row.name}", columns, tuple(lines))
+
+
+def noise(row: Row) -> Table:
+    """The layers at which most of the signal was lost."""
+    columns = (("layer", False), ("op", False), ("SQNR dB", True), ("lost here dB", True))
+    lines = [
+        Line(
+            (
+                Cell(one.name, key=one.name),
+                Cell(one.op, key=one.op),
+                Cell(f"{one.sqnr_db:.1f}", key=one.sqnr_db),
+                Cell(f"{one.lost_db:.1f}", key=one.lost_db),
+            )
+        )
+        for one in row.noise[:NOISIEST]
+    ]
+    return Table(f"noise-{row.name}", f"Where {row.name} lost most of the signal", columns, tuple(lines))
+
+
+def _layer(one: LayerTime, total: float) -> tuple[Cell, ...]:
+    return (
+        Cell(one.name, key=one.name),
+        Cell(one.op, key=one.op),
+        Cell(f"{one.ms:.4f}", key=one.ms),
+        Cell(f"{one.ms / total:.1%}", key=one.ms),
+        Cell(one.precision, key=one.precision),
+        Cell({"compute": "computes", "convert": "converts", "move": "moves"}[one.kind], key=one.kind),
+        Cell(str(one.fused), key=one.fused),
+        Cell(one.kernel, key=one.kernel, reason="not told"),
+    )
