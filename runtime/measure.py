@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from runtime.contender import Contender, Worker
-from runtime.errors import WorkError
+from runtime.errors import InputError, WorkError
 from runtime.intervals import Ratio, ratio
 from runtime.tensors import Array
 
@@ -202,12 +202,15 @@ def _round(
             if name in failed:
                 continue
             try:
-                used = worker.use()  # before the next line, which takes memory of its own
-                wait_still([w for n, w in workers.items() if n != name and n not in failed], clock, sleep)
-                inside = worker.inside(INSIDE_S, BLOCK_CALLS)
+                used = worker.use()  # before the engine's own part, which takes memory of its own
             except WorkError as error:
                 failed[name] = str(error)
                 continue
+            wait_still([w for n, w in workers.items() if n != name and n not in failed], clock, sleep)
+            try:
+                inside = worker.inside(INSIDE_S, BLOCK_CALLS)
+            except (WorkError, InputError):  # the latency has been measured, and is not lost with it
+                inside = np.empty(0, np.int64)
             calls, cold = np.concatenate(blocks[name]), worker.cold_start_ms
             found[name] = Trace((calls,), (inside,), (cold,), used["peak_memory_bytes"], used["threads"])
     finally:

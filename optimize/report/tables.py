@@ -102,7 +102,7 @@ def latencies(report: Report) -> Table:
         )  # fmt: skip
         cells = [Cell(f"{v:.3f}", f"[{low:.3f}, {high:.3f}]", v) for v, (low, high) in spans]
         run = "last run" if one.last else "first look"
-        only = number(t.engine_only_ms, "{:.3f}", 1, "it has no part without copies")
+        only = number(t.engine_only_ms, "{:.3f}", 1, "its engine did not run without the copies around it")
         counts = (Cell(f"{t.samples:,}", key=t.samples), Cell(str(t.rounds), key=t.rounds))
         lines.append(Line((name_cell(one.row.name, one.kind), Cell(run, key=run), *cells, only, *counts), one.kind))
     return noted("latencies", "Latency of a call", columns, lines)

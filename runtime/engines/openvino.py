@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runtime.engines import Options, check_options, check_specs, filled, library
 from runtime.errors import EngineError, InputError
 from runtime.host import Host
@@ -66,8 +68,10 @@ class OpenVinoSession:
         request = self._compiled.create_infer_request()
         try:
             for name, value in feeds.items():
-                request.set_input_tensor(self._index[name], ov.Tensor(value, shared_memory=value.flags.c_contiguous))
-        except RuntimeError as error:
+                # shared memory must be whole and may be written, whoever owns the array
+                held = ov.Tensor(np.require(value, requirements=("C", "W")), shared_memory=True)
+                request.set_input_tensor(self._index[name], held)
+        except (RuntimeError, ValueError) as error:
             raise EngineError(f"OpenVINO does not take the arrays: {_reason(error)}") from error
         return lambda: request.infer(share_outputs=True)
 
@@ -140,7 +144,7 @@ def _dtype(port: Any) -> str | None:
         return None
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """The line that says what is wrong, out of OpenVINO's dump of source places."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]

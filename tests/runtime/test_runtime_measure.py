@@ -347,3 +347,12 @@ def test_progress_is_told():
     told.clear()
     world.measure("ab", rounds=3, progress=lambda *args: told.append(args))
     assert [(done, expected) for done, expected, _ in told] == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_a_failure_of_the_second_column_loses_nothing_else():
+    world = World(times={"a": 1000, "b": 500}, faults={"b": ("inside", 1, EngineError("no such part"))})
+    found = world.measure("ab", rounds=3)
+    assert found.failed == {}
+    assert [len(calls) > 0 for calls in found.traces["b"].inside] == [True, False, True]
+    assert found.traces["b"].inside_ms == 0.0007
+    assert found.ratio("b").value == pytest.approx(2.0)
