@@ -55,7 +55,7 @@ def by_layer(before: OnnxModel, after: OnnxModel, split: Split, samples: int, fo
     real = _real(joined, folder)
     rounded = _rounded(second.graph.node)
     probes = Probes(joined)
-    asked: dict[str, tuple[Any, str, str]] = {}
+    asked: dict[str, tuple[str, str]] = {}
     for node in first.graph.node:
         name = node.output[0] if node.output else ""
         seen = rounded.get(AFTER + name, AFTER + name)
@@ -64,10 +64,10 @@ def by_layer(before: OnnxModel, after: OnnxModel, split: Split, samples: int, fo
         a, b = (probes.node("Cast", [one], to=onnx.TensorProto.FLOAT) for one in (name, seen))
         signal = probes.ask(probes.node("ReduceSumSquare", [a], keepdims=0))
         noise = probes.ask(probes.node("ReduceSumSquare", [probes.node("Sub", [a, b])], keepdims=0))
-        asked[name] = (node, signal, noise)
+        asked[name] = (signal, noise)
     sums = probes.answer(split, before.specs, samples, folder, np.add)
-    ratios = {name: _decibels(sums[signal], sums[noise]) for name, (_, signal, noise) in asked.items()}
-    return _ranked([node for node, _, _ in asked.values()], ratios)
+    ratios = {name: _decibels(sums[signal], sums[noise]) for name, (signal, noise) in asked.items()}
+    return _ranked(first.graph.node, ratios, real)
 
 
 def _rounded(nodes: Sequence[Any]) -> dict[str, str]:
@@ -99,10 +99,20 @@ def _decibels(signal: float, noise: float) -> float:
     return min(LARGEST_DB, 10 * math.log10(signal / noise)) if noise > 0 < signal else LARGEST_DB
 
 
-def _ranked(nodes: Sequence[Any], ratios: dict[str, float]) -> list[LayerNoise]:
+def _ranked(nodes: Sequence[Any], ratios: dict[str, float], real: set[str]) -> list[LayerNoise]:
+    """What each layer lost of what came in, most first; a tensor that rounding fused away belongs to the next layer."""
+    level = dict(ratios)
+    within: dict[str, list[Any]] = {}  # by tensor that was fused away, the nodes that made it
     found = []
     for node in nodes:
-        own = ratios[node.output[0]]
-        fed = min((ratios[name] for name in node.input if name in ratios), default=LARGEST_DB)
-        found.append(LayerNoise(name=node.name or node.output[0], op=node.op_type, sqnr_db=own, lost_db=fed - own))
+        fed = [name for name in node.input if name in level]
+        before = min((level[name] for name in fed), default=LARGEST_DB)
+        made = [*(inner for name in fed for inner in within.get(name, ())), node]
+        for name in node.output:
+            if name in ratios:
+                title = " + ".join(one.name or one.output[0] for one in made)
+                ops = " + ".join(one.op_type for one in made)
+                found.append(LayerNoise(name=title, op=ops, sqnr_db=ratios[name], lost_db=before - ratios[name]))
+            elif name in real:
+                level[name], within[name] = before, made
     return sorted(found, key=lambda one: -one.lost_db)

@@ -66,10 +66,12 @@ def test_a_quantized_model_is_ranked(tiny_onnx, image_context, target, tmp_path)
     before = read_onnx(tiny_onnx)
     after = get("quantize_static")()(before, context)
     found = by_layer(before, after, context.calibrate, 64, tmp_path)
-    assert {"Conv"} <= {one.op for one in found}
     assert [one.lost_db for one in found] == sorted((one.lost_db for one in found), reverse=True)
     assert all(5 < one.sqnr_db <= LARGEST_DB for one in found)
     assert min(one.sqnr_db for one in found) < 60
+    assert all(one.lost_db < 60 for one in found[1:])  # one is the first that is rounded, the others build on its noise
+    if target != "tensorrt":  # whose scheme keeps the Relu
+        assert any(one.op == "Conv + Relu" for one in found)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]  # what was temporary is gone
 
 
