@@ -49,6 +49,8 @@ def main() -> int:
         for number in range(count)
         if (more, load, number) not in done
     ]
+    # the quiet ones first, every kind at the same pace: what there is after any time speaks of all
+    todo.sort(key=lambda one: (one[1] == "loaded", (one[2] + 1) / counts[one[:2]]))
     with tempfile.TemporaryDirectory() as folder:
         for position, (more, load, number) in enumerate(todo):
             print(f"{position + 1} of {len(todo)}: {more}, {load}, {number}", file=sys.stderr, flush=True)

@@ -170,6 +170,48 @@ def test_nan_in_the_data(place, call, tiny_data):
     refused(call, "run", "model.py:build", "--data", save(x=x, y=y), says="NaN or infinity in 'x', first in sample")
 
 
+QUICK = ("--target", "onnxruntime", "--set", "measure.budget=0.1")
+
+
+def test_data_of_one_class(place, call, tiny_data):
+    x = tiny_data[0]
+    ones = save(x=x, y=np.ones(len(x), np.int64))
+    code, _, err = call("run", "model.py:build", "--data", ones, "--max-drop", "100pp", *QUICK)
+    assert code in (0, 1), err
+    refused(call, "run", "model.py:build", "--data", ones, "--metric", "roc_auc", "--out", "optimized2", *QUICK,
+            says="roc_auc")  # fmt: skip
+    assert not Path("optimized2").exists()
+
+
+@pytest.mark.parametrize("samples", [0, 1, 3])
+def test_data_of_a_few_samples(place, call, tiny_data, samples):
+    few = save(x=tiny_data[0][:samples], y=tiny_data[1][:samples])
+    refused(call, "run", "model.py:build", "--data", few, *QUICK, says="sample")
+
+
+def test_so_few_that_nothing_can_be_told(place, call, tiny_data):
+    few = save(x=tiny_data[0][:12], y=tiny_data[1][:12])
+    code, out, err = call("run", "model.py:build", "--data", few, *QUICK)
+    assert code in (0, 1), err
+    assert "CANNOT TELL" in out and "samples would tell" in out
+
+
+def test_data_without_labels(place, call, tiny_data):
+    code, out, err = call("run", "model.py:build", "--data", save(x=tiny_data[0]), *QUICK)
+    assert code in (0, 1), err
+    assert "agreement" in out
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [("raise ZeroDivisionError('no digits')", "no digits"), ("return float('nan')", "metric.py:score")],
+)
+def test_a_metric_that_fails(place, call, body, says):
+    (place / "metric.py").write_text(f"def score(outputs, labels):\n    {body}\n")
+    refused(call, "run", "model.py:build", "--data", "data.npz", "--metric", "metric.py:score", "--better", "higher",
+            *QUICK, says=says)  # fmt: skip
+
+
 def test_original_that_gives_nan(place, call):
     refused(call, "run", "model.py:broken", "--data", "data.npz", says="the original itself gives NaN")
 

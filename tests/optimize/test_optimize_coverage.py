@@ -6,6 +6,7 @@ from scipy.stats import multinomial
 
 from optimize import metrics
 from optimize.metrics import Rows
+from optimize.metrics.average_precision import OVERLAPS
 from optimize.statistics import paired_drop, tango
 
 SETS, NOMINAL = 2000, 0.90
@@ -56,7 +57,31 @@ def confusions(random):
     return found, "miou"
 
 
-@pytest.mark.parametrize("simulate", [shares, words, errors, ranks, confusions], ids=lambda one: one.__name__)
+def detections(random):
+    """Pictures with objects: boxes found or missed, more missed in a hard picture, and false ones beside them."""
+    counts = random.integers(1, 5, SAMPLES)
+    hard = random.beta(6, 3, SAMPLES)
+    found = []
+    for _ in range(2):
+        rows, sizes = [], []
+        for number, share in zip(counts, hard, strict=True):
+            right = random.random(number) < share
+            false = random.poisson(1 - share)
+            scores = np.concatenate([random.beta(5, 2, int(right.sum())), random.beta(2, 3, false)])
+            hits = np.repeat([1.0, 0.0], [int(right.sum()), false])
+            own = np.zeros((number + len(scores), 2 + OVERLAPS))
+            own[:number, 1] = np.nan  # the objects
+            own[number:, 1] = scores
+            own[number:, 2:] = hits[:, None]
+            rows.append(own)
+            sizes.append(len(own))
+        found.append(Rows(np.concatenate(rows), np.array(sizes)))
+    return found, "average_precision"
+
+
+@pytest.mark.parametrize(
+    "simulate", [shares, words, errors, ranks, confusions, detections], ids=lambda one: one.__name__
+)
 def test_the_bootstrap_over_samples_covers(simulate):
     """Two models that err alike: the true drop is zero, and nine intervals of ten hold it."""
     random = np.random.default_rng(20)
