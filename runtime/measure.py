@@ -56,8 +56,8 @@ class Trace:
     @property
     def inside_ms(self) -> float | None:
         """The median of the engine's own part; None where there is none."""
-        calls = np.concatenate(self.inside)
-        return float(np.median(calls)) / 1e6 if len(calls) else None
+        seen = [calls for calls in self.inside if len(calls)]
+        return float(np.median(np.concatenate(seen))) / 1e6 if seen else None
 
 
 @dataclass(frozen=True)

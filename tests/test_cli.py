@@ -173,33 +173,32 @@ def test_nan_in_the_data(place, call, tiny_data):
 QUICK = ("--target", "onnxruntime", "--set", "measure.budget=0.1")
 
 
-def test_data_of_one_class(place, call, tiny_data):
-    x = tiny_data[0]
-    ones = save(x=x, y=np.ones(len(x), np.int64))
-    code, _, err = call("run", "model.py:build", "--data", ones, "--max-drop", "100pp", *QUICK)
-    assert code in (0, 1), err
-    refused(call, "run", "model.py:build", "--data", ones, "--metric", "roc_auc", "--out", "optimized2", *QUICK,
-            says="roc_auc")  # fmt: skip
-    assert not Path("optimized2").exists()
+def test_data_of_one_class(call, place, tiny_onnx, tiny_data):
+    ones = save(image=tiny_data[0], y=np.ones(64, np.int64))
+    code, out, err = call("eval", tiny_onnx, tiny_onnx, "--data", ones, "--split", "all", "--json")
+    assert code == 0, err
+    assert json.loads(out)["samples"] == 64
+    refused(call, "eval", tiny_onnx, "--data", ones, "--metric", "roc_auc", says="roc_auc")
 
 
-@pytest.mark.parametrize("samples", [0, 1, 3])
-def test_data_of_a_few_samples(place, call, tiny_data, samples):
+@pytest.mark.parametrize("samples", [0, 1])
+def test_data_of_too_few_samples(place, call, tiny_data, samples):
     few = save(x=tiny_data[0][:samples], y=tiny_data[1][:samples])
     refused(call, "run", "model.py:build", "--data", few, *QUICK, says="sample")
 
 
-def test_so_few_that_nothing_can_be_told(place, call, tiny_data):
-    few = save(x=tiny_data[0][:12], y=tiny_data[1][:12])
-    code, out, err = call("run", "model.py:build", "--data", few, *QUICK)
-    assert code in (0, 1), err
-    assert "CANNOT TELL" in out and "samples would tell" in out
+def test_three_samples_tell_nothing_and_it_says_so(place, call, tiny_onnx, tiny_data):
+    few = save(image=tiny_data[0][:3], y=tiny_data[1][:3])
+    code, out, err = call("eval", tiny_onnx, tiny_onnx, "--data", few, "--split", "all", "--json")
+    assert code == 0, err
+    (row,) = [row for row in json.loads(out)["models"].values() if row["status"] == "measured"]
+    assert row["verdict"] == "cannot tell" and row["samples_that_tell"] > 3
 
 
-def test_data_without_labels(place, call, tiny_data):
-    code, out, err = call("run", "model.py:build", "--data", save(x=tiny_data[0]), *QUICK)
-    assert code in (0, 1), err
-    assert "agreement" in out
+def test_data_without_labels(place, call, tiny_onnx, tiny_data):
+    code, out, err = call("eval", tiny_onnx, tiny_onnx, "--data", save(image=tiny_data[0]), "--json")
+    assert code == 0, err
+    assert json.loads(out)["metric"] == "agreement"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from optimize import foreign
 from optimize.bench import Scenarios, bench_all
 from optimize.models import read_onnx
+from optimize.scenarios import Sweep
 from runtime import bundle as bundles
 from runtime import engines
 from runtime.bundle import EngineEntry, Fallback
@@ -77,7 +78,7 @@ def test_bench_says_what_is_covered_and_how_large_it_is(bundle, tiny_onnx, tmp_p
 
 
 def test_what_else_is_asked_for_has_a_section_of_its_own(bundle):
-    asked = Scenarios(paced=200, arrivals=True, soak=4, batches=(1, 4))
+    asked = Scenarios(paced=200, arrivals=True, soak=4, sweep=Sweep((1, 4)))
     found = bench_all([str(bundle.path)], None, None, (), 1, 0.1, False, asked)
     name = str(bundle.path)
     paced = found["paced"][name]
@@ -87,8 +88,8 @@ def test_what_else_is_asked_for_has_a_section_of_its_own(bundle):
     assert loads[-1]["p99_ms"] > loads[0]["p50_ms"], "who comes when it is busy waits"
     soak = found["soak"][name]
     assert soak["seconds"] == 4 and soak["memory_mib"] > 1 and abs(soak["memory_mib_a_minute"]) < 500
-    assert list(found["throughput"]) == [f"{name}, batch 1", f"{name}, batch 4"]
-    assert all(row["samples_a_second"] > 0 for row in found["throughput"].values())
+    assert [(row["contender"], row["batch"]) for row in found["throughput"]] == [(name, 1), (name, 4)]
+    assert all(row["samples_a_second"] > 0 for row in found["throughput"])
 
 
 def test_a_batch_that_does_not_run_is_said(tmp_path):
@@ -98,9 +99,9 @@ def test_a_batch_that_does_not_run_is_said(tmp_path):
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (2, 3)) for n in "xy"]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "fixed", ends[:1], ends[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "f.onnx")
-    found = bench_all([str(tmp_path / "f.onnx")], None, None, (), 1, 0.1, False, Scenarios(batches=(2, 3)))
-    rows = list(found["throughput"].values())
-    assert rows[0]["samples_a_second"] > 0 and rows[1] == {"failed": "the model takes batches of 2 alone"}
+    found = bench_all([str(tmp_path / "f.onnx")], None, None, (), 1, 0.1, False, Scenarios(sweep=Sweep((2, 3))))
+    good, bad = found["throughput"]
+    assert good["samples_a_second"] > 0 and bad["failed"] == "the model takes batches of 2 alone"
 
 
 def test_one_that_fails_alone_costs_neither_the_measurement_nor_the_others(bundle, tiny_onnx, monkeypatch):

@@ -62,7 +62,7 @@ def test_a_right_or_wrong_metric_where_less_is_better_counts_the_other_way():
 def trace(milliseconds, rounds=8, seed=0):
     random = np.random.default_rng(seed)
     calls = tuple((random.normal(milliseconds, 0.001 * milliseconds, 10) * 1e6).astype(np.int64) for _ in range(rounds))
-    return Trace(calls, (100.0,) * rounds, 5000, 2)
+    return Trace(calls, tuple(one // 2 for one in calls), (100.0,) * rounds, 5000, 2)
 
 
 def measurement(**times):
@@ -80,6 +80,7 @@ def test_latency_has_percentiles_ratio_verdict_and_raw_calls(name, ratio, verdic
     found = judge.latency(MEASURED, name, 0.02)
     calls = MEASURED.traces[name].samples / 1e6
     assert found.p50_ms == pytest.approx(np.median(calls))
+    assert found.engine_only_ms == pytest.approx(np.median(calls) / 2, rel=1e-6)
     assert found.p50_interval_ms[0] <= found.p50_ms <= found.p50_interval_ms[1]
     assert found.p50_ms < found.p90_ms < found.p99_ms
     assert found.ratio == pytest.approx(ratio, rel=0.01) and found.verdict == verdict
