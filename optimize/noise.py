@@ -23,7 +23,7 @@ _NUMBERS = ("tensor(float)", "tensor(float16)")
 
 
 def by_layer(before: OnnxModel, after: OnnxModel, split: Split, samples: int, folder: Path) -> list[LayerNoise]:
-    """Every layer whose output both graphs have under one name, the one that lost most first.
+    """Every layer whose output both graphs have under one name, the one that adds most noise first.
 
     Args:
         before: in full precision.
@@ -100,7 +100,7 @@ def _decibels(signal: float, noise: float) -> float:
 
 
 def _ranked(nodes: Sequence[Any], ratios: dict[str, float], real: set[str]) -> list[LayerNoise]:
-    """What each layer lost of what came in, most first; a tensor that rounding fused away belongs to the next layer."""
+    """Each layer, the one that adds most noise first; a tensor that rounding fused away belongs to the next layer."""
     level = dict(ratios)
     within: dict[str, list[Any]] = {}  # by tensor that was fused away, the nodes that made it
     found = []
@@ -112,7 +112,7 @@ def _ranked(nodes: Sequence[Any], ratios: dict[str, float], real: set[str]) -> l
             if name in ratios:
                 title = " + ".join(one.name or one.output[0] for one in made)
                 ops = " + ".join(one.op_type for one in made)
-                found.append(LayerNoise(name=title, op=ops, sqnr_db=ratios[name], lost_db=before - ratios[name]))
+                found.append(LayerNoise(name=title, op=ops, before_db=before, sqnr_db=ratios[name]))
             elif name in real:
                 level[name], within[name] = before, made
-    return sorted(found, key=lambda one: -one.lost_db)
+    return sorted(found, key=lambda one: -one.added)

@@ -69,7 +69,7 @@ def make(**changes) -> Report:
             operations=10**9, bytes=10**6, peaks={"int8": 900.0, "copy": 12.0}, reached={"int8": 0.55, "copy": 0.04},
             int8_instructions="none of avx512_vnni here",
         ),
-        noise=[LayerNoise(name=LONG, op=SCRIPT, sqnr_db=-120.0, lost_db=240.0)] * 20,
+        noise=[LayerNoise(name=LONG, op=SCRIPT, before_db=120.0, sqnr_db=-120.0)] * 20,
         made=[
             Made(use="export", seconds=1.0, size_bytes=2**20, parameters=10, macs=10**9),
             Made(use=SCRIPT, seconds=0.1, size_bytes=2**18, parameters=10, macs=10**9, notes=[f"note {SCRIPT}"]),

@@ -120,13 +120,18 @@ class Explained(_Part):
 class LayerNoise(_Part):
     """How near a layer's output is to what it was before rounding, in decibels: signal to noise on calibration data.
 
-    `lost_db` is the fall from the worst of its inputs: what this layer itself did.
+    `before_db` is that of the worst of its inputs.
     """
 
     name: str
     op: str
+    before_db: float
     sqnr_db: float
-    lost_db: float
+
+    @property
+    def added(self) -> float:
+        """The noise that is new in this layer, as a share of the signal's power."""
+        return float(10 ** (-self.sqnr_db / 10) - 10 ** (-self.before_db / 10))
 
 
 class RatioPart(_Part):

@@ -21,14 +21,15 @@ def layers(row: Row) -> Table:
 
 def noise(row: Row) -> Table:
     """The layers at which most of the signal was lost."""
-    columns = (("layer", False), ("op", False), ("SQNR dB", True), ("lost here dB", True))
+    columns = (("layer", False), ("op", False), ("dB before it", True), ("dB after it", True), ("new noise", True))
     lines = [
         Line(
             (
                 Cell(one.name, key=one.name),
                 Cell(one.op, key=one.op),
+                Cell(f"{one.before_db:.1f}", key=one.before_db),
                 Cell(f"{one.sqnr_db:.1f}", key=one.sqnr_db),
-                Cell(f"{one.lost_db:.1f}", key=one.lost_db),
+                Cell(f"{one.added:.2%}", key=one.added),
             )
         )
         for one in row.noise[:NOISIEST]

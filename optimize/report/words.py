@@ -114,8 +114,8 @@ def noisiest(row: Row) -> str:
     """Where most of the signal was lost, in one sentence."""
     worst = row.noise[0]
     return (
-        f"Most is lost at {worst.name} ({worst.op}): {worst.lost_db:.1f} dB, from "
-        f"{worst.sqnr_db + worst.lost_db:.1f} to {worst.sqnr_db:.1f}."
+        f"Most is lost at {worst.name} ({worst.op}), where signal to noise falls from {worst.before_db:.1f} to "
+        f"{worst.sqnr_db:.1f} dB."
     )
 
 

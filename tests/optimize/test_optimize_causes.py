@@ -38,7 +38,7 @@ def test_a_report_says_why(tiny_onnx, tmp_path, monkeypatch):
     assert not any(row.explained for row in report.candidates if row.name != name)
     (noisy,) = [row for row in report.candidates if row.noise]
     assert noisy.name.endswith("int8")
-    assert noisy.noise[0].lost_db == max(one.lost_db for one in noisy.noise) > 0
+    assert noisy.noise[0].added == max(one.added for one in noisy.noise) > 0
     assert json.read(tmp_path / "out").model_dump_json() == report.model_dump_json()
     page, text = ((tmp_path / "out" / name).read_text() for name in ("report.html", "report.md"))
     assert "Why it is (not) faster" in page and "layer by layer" in page

@@ -35,8 +35,8 @@ def test_planted_damage_is_found_where_it_was_planted(tiny_onnx, image_context, 
     assert found[0].name == (guilty.name or guilty.output[0])
     assert found[0].op == guilty.op_type
     assert 10 < found[0].sqnr_db < 35  # noise of a tenth is 20 dB
-    assert found[0].lost_db == pytest.approx(LARGEST_DB - found[0].sqnr_db)
-    assert all(one.lost_db < found[0].lost_db / 2 for one in found[1:])
+    assert found[0].before_db == LARGEST_DB
+    assert all(abs(one.added) < found[0].added for one in found[1:])
     before = [node.name or node.output[0] for node in graph.node][: list(graph.node).index(guilty)]
     assert all(one.sqnr_db == LARGEST_DB for one in found if one.name in before)
 
@@ -45,7 +45,7 @@ def test_equal_graphs_lose_nothing(tiny_onnx, image_context, tmp_path):
     model = read_onnx(tiny_onnx)
     found = by_layer(model, model, image_context().calibrate, 64, tmp_path)
     assert len(found) == len(onnx.load(tiny_onnx).graph.node)
-    assert {(one.sqnr_db, one.lost_db) for one in found} == {(LARGEST_DB, 0.0)}
+    assert {(one.before_db, one.sqnr_db, one.added) for one in found} == {(LARGEST_DB, LARGEST_DB, 0.0)}
 
 
 def test_the_ratio_is_that_of_the_whole_outputs(tiny_onnx, image_context, tiny_data, tmp_path):
@@ -66,10 +66,10 @@ def test_a_quantized_model_is_ranked(tiny_onnx, image_context, target, tmp_path)
     before = read_onnx(tiny_onnx)
     after = get("quantize_static")()(before, context)
     found = by_layer(before, after, context.calibrate, 64, tmp_path)
-    assert [one.lost_db for one in found] == sorted((one.lost_db for one in found), reverse=True)
+    assert [one.added for one in found] == sorted((one.added for one in found), reverse=True)
     assert all(5 < one.sqnr_db <= LARGEST_DB for one in found)
     assert min(one.sqnr_db for one in found) < 60
-    assert all(one.lost_db < 60 for one in found[1:])  # one is the first that is rounded, the others build on its noise
+    assert sum(one.before_db == LARGEST_DB for one in found) == 1  # the first that is rounded: the others build on it
     if target != "tensorrt":  # whose scheme keeps the Relu
         assert any(one.op == "Conv + Relu" for one in found)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]  # what was temporary is gone
