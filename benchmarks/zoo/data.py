@@ -33,3 +33,47 @@ def mobilenet():
 def squeezenet():
     """In half precision, as the file wants it, one picture a call."""
     return imagenet("squeezenet_fp16_onnx", np.float16)
+
+
+TOKENS = 64  # the longest sentence of STS-B has fewer
+
+
+def stsb():
+    """Pairs of sentences and how alike they are, 0 to 5: 300 and 1,200 of STS-B's dev, and its whole test."""
+    module = script("minilm_l6_v2")
+    tokens = module.WordPiece(max_len=TOKENS)
+
+    def split(name):
+        *sentences, y = module.stsb(name)
+        ids = np.zeros((len(y), 2, TOKENS), np.int64)
+        mask = np.zeros_like(ids)
+        for place, texts in enumerate(sentences):
+            for row, text in enumerate(texts):
+                found = tokens(text)
+                ids[row, place, : len(found)], mask[row, place, : len(found)] = found, 1
+        return ids, mask, y.astype(np.float32)
+
+    ids, mask, y = split("dev")
+    rows = np.random.default_rng(0).permutation(len(y))
+    parts = {"calibrate": rows[:300], "validate": rows[300:]}
+    found = {name: {"ids": ids[part], "mask": mask[part], "y": y[part]} for name, part in parts.items()}
+    return found | {"test": dict(zip(("ids", "mask", "y"), split("test"), strict=True))}
+
+
+def set12(size=128):
+    """Set12 cut into squares, with the noise of the zoo's script: noisy and clean; whole pictures to a split."""
+    pictures = [(noisy[0], clean[0]) for clean, noisy in script("dncnn_25").data()]
+
+    def squares(part):
+        cut = [
+            [one[:, top : top + size, left : left + size] for one in pair]
+            for pair in part
+            for top in range(0, pair[0].shape[1] - size + 1, size)
+            for left in range(0, pair[0].shape[2] - size + 1, size)
+        ]
+        noisy, clean = (np.stack(column).astype(np.float32) for column in zip(*cut, strict=True))
+        return noisy, clean
+
+    order = np.random.default_rng(0).permutation(len(pictures))
+    parts = {"calibrate": order[:4], "validate": order[4:7], "test": order[7:]}
+    return {name: squares([pictures[i] for i in rows]) for name, rows in parts.items()}
