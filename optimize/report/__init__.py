@@ -130,8 +130,9 @@ class LayerNoise(_Part):
 
     @property
     def added(self) -> float:
-        """The noise that is new in this layer, as a share of the signal's power."""
-        return float(10 ** (-self.sqnr_db / 10) - 10 ** (-self.before_db / 10))
+        """How much larger the share of noise in the power is after it: where all is noise, none can be added."""
+        after, before = (1 / (1 + 10 ** (ratio / 10)) for ratio in (self.sqnr_db, self.before_db))
+        return float(after - before)
 
 
 class RatioPart(_Part):
