@@ -227,15 +227,17 @@ def bench(
     from runtime.errors import InputError
 
     sweep = Sweep(tuple(batches or ()), tuple(threads or ()), tuple(streams or ()))
+    if out:
+        raise InputError("--out is for --ssh HOST; here --json prints the result.")
     if plot and sweep == Sweep():
         raise InputError("--plot draws throughput: give --batches, --threads or --streams, several times.")
     asked = Scenarios(paced, arrivals, soak, energy, sweep)
     found = bench_all(models, data, weights, shape or [], batch, budget, trust, asked)
+    _print(found, json)
     if plot:
         from optimize.report import plots
 
-        plot.write_text(plots.throughput(found.get("throughput", ())), encoding="utf-8")
-    _print(found, json)
+        plots.write_throughput(found.get("throughput", ()), plot)
     return 0
 
 

@@ -66,7 +66,12 @@ def by_layer(before: OnnxModel, after: OnnxModel, split: Split, samples: int, fo
         noise = probes.ask(probes.node("ReduceSumSquare", [probes.node("Sub", [a, b])], keepdims=0))
         asked[name] = (signal, noise)
     sums = probes.answer(split, before.specs, samples, folder, np.add)
-    ratios = {name: _decibels(sums[signal], sums[noise]) for name, (signal, noise) in asked.items()}
+    # where the original has infinity itself, a mask's say, there is nothing to compare
+    ratios = {
+        name: _decibels(sums[signal], sums[noise])
+        for name, (signal, noise) in asked.items()
+        if math.isfinite(sums[signal])
+    }
     return _ranked(first.graph.node, ratios, real)
 
 
@@ -94,9 +99,11 @@ def _real(proto: Any, folder: Path) -> set[str]:
 
 
 def _decibels(signal: float, noise: float) -> float:
-    if not (math.isfinite(signal) and math.isfinite(noise)):
+    if noise == 0:
+        return LARGEST_DB
+    if signal == 0 or not math.isfinite(noise):
         return -LARGEST_DB
-    return min(LARGEST_DB, 10 * math.log10(signal / noise)) if noise > 0 < signal else LARGEST_DB
+    return max(-LARGEST_DB, min(LARGEST_DB, 10 * math.log10(signal / noise)))
 
 
 def _ranked(nodes: Sequence[Any], ratios: dict[str, float], real: set[str]) -> list[LayerNoise]:

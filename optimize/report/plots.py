@@ -71,6 +71,14 @@ def throughput(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.replace(">", f">{style}", 1) + "\n"
 
 
+def write_throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """`throughput` into a file; raises WorkError where it cannot be drawn or written."""
+    try:
+        path.write_text(throughput(rows), encoding="utf-8")
+    except OSError as error:
+        raise WorkError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def _drawn(asked: Mapping[str, Any]) -> Plots:
     why_not = {name: "there are no figures for it" for name, data in asked.items() if data is None}
     if len(why_not) == len(asked):

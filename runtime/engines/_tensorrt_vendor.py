@@ -40,22 +40,19 @@ def logger(trt: ModuleType) -> Any:
 
     Its `errors` holds the last error messages, oldest first; whoever begins a piece of work clears it.
     """
+    errors: deque[str] = deque(maxlen=20)
 
-    class Collector(trt.ILogger):  # type: ignore[misc, name-defined]  # of whichever TensorRT was imported
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind11 asks for it by name
-            self.errors: deque[str] = deque(maxlen=20)
+    def collect(self: Any, severity: Any, msg: str) -> None:
+        if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+            errors.append(msg)
+            log.info("%s", msg)  # an error is raised by whoever asked for the work, with the first of these
+        elif severity == trt.ILogger.WARNING:
+            log.warning("%s", msg)
+        else:
+            log.debug("%s", msg)
 
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.errors.append(msg)
-                log.info("%s", msg)  # an error is raised by whoever asked for the work, with the first of these
-            elif severity == trt.ILogger.WARNING:
-                log.warning("%s", msg)
-            else:
-                log.debug("%s", msg)
-
-    return Collector()
+    # by `type`, since the base is of whichever TensorRT was imported: no type checker could follow a class statement
+    return type("Collector", (trt.ILogger,), {"log": collect, "errors": errors})()
 
 
 def reason(collected: Any) -> str:
@@ -124,33 +121,26 @@ class Progress:
 
 def stopwatch(trt: ModuleType) -> Any:
     """A profiler for an execution context; its `ms` has the sum of each layer's milliseconds, in the order they ran."""
+    spent: dict[str, float] = {}
 
-    class Stopwatch(trt.IProfiler):  # type: ignore[misc, name-defined]  # as above
-        def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
-            self.ms: dict[str, float] = {}
+    def report_layer_time(self: Any, layer_name: str, ms: float) -> None:
+        spent[layer_name] = spent.get(layer_name, 0.0) + ms
 
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            self.ms[layer_name] = self.ms.get(layer_name, 0.0) + ms
-
-    return Stopwatch()
+    return type("Stopwatch", (trt.IProfiler,), {"report_layer_time": report_layer_time, "ms": spent})()
 
 
 def monitor(trt: ModuleType, progress: Progress) -> Any:
     """A progress monitor for a builder's settings; it must live as long as the build."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]  # as above
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
+    def phase_start(self: Any, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        progress.start(phase_name, parent_phase, num_steps)
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            progress.start(phase_name, parent_phase, num_steps)
+    def step_complete(self: Any, phase_name: str, step: int) -> bool:
+        progress.step(phase_name, step)
+        return True  # False would end the build
 
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            progress.step(phase_name, step)
-            return True  # False would end the build
+    def phase_finish(self: Any, phase_name: str) -> None:
+        progress.finish(phase_name)
 
-        def phase_finish(self, phase_name: str) -> None:
-            progress.finish(phase_name)
-
-    return Monitor()
+    told = {"phase_start": phase_start, "step_complete": step_complete, "phase_finish": phase_finish}
+    return type("Monitor", (trt.IProgressMonitor,), told)()
