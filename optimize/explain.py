@@ -142,12 +142,13 @@ def explained(
         with _stored(feeds) as stored:
             done = contender.call("optimize.peak:work", limit_s=LIMIT_S, onnx=str(onnx), **stored)
         peaks = _peaks(engine, options.get("threads") or facts().cores)
-    except Error:  # the profile is not lost with it
-        return found
+    except Error as error:  # the profile is not lost with it
+        return found.model_copy(update={"unreached": str(error)})
     busiest = next((what for what in parts if what.startswith("computing in ")), "").removeprefix("computing in ")
     billions = {busiest: done["operations"] / total / 1e6, "copy": done["bytes"] / total / 1e6} if total else {}
     reached = {what: speed / peaks[what] for what, speed in billions.items() if what in peaks}
-    return found.model_copy(update={**done, "peaks": peaks, "reached": reached})
+    unreached = "" if reached else f"no peak of '{engine}' is measured"
+    return found.model_copy(update={**done, "peaks": peaks, "reached": reached, "unreached": unreached})
 
 
 def int8_instructions() -> str:

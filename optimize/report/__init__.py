@@ -103,7 +103,7 @@ class Explained(_Part):
 
     `ms` is by what is done, `layers` has the costliest. `operations` of a call (a multiplication and its addition are
     two) and the `bytes` that it moves at least; `peaks`, measured on this machine with this engine, in billions a
-    second: operations by number format, and `copy`, bytes; `reached`, the shares of them.
+    second: operations by number format, and `copy`, bytes; `reached`, the shares of them, else `unreached`, why not.
     """
 
     sentence: str
@@ -114,6 +114,7 @@ class Explained(_Part):
     bytes: int | None = None
     peaks: dict[str, float] = Field(default_factory=dict)
     reached: dict[str, float] = Field(default_factory=dict)
+    unreached: str = ""
     int8_instructions: str = ""
 
 

@@ -89,7 +89,9 @@ def reasons(seen: Explained) -> list[str]:
 
 
 def reached(seen: Explained) -> str:
-    """What share of the machine's measured peak an engine reaches; empty where it is not known."""
+    """What share of the machine's measured peak an engine reaches, or why that is not known; empty with no profile."""
+    if seen.unreached:
+        return f"What share of this machine's peak it reaches could not be told: {seen.unreached}"
     parts = []
     for what, share in seen.reached.items():
         peak = seen.peaks[what]

@@ -20,7 +20,7 @@ from optimize.steps.quantize_static import Step as Quantize
 from runtime import bundle as bundles
 from runtime import engines, host
 from runtime.bundle import EngineEntry, Fallback
-from runtime.errors import BundleError
+from runtime.errors import BundleError, WorkError
 
 
 def layer(name, ms, precision="int8", kind="compute", op="Conv"):
@@ -144,6 +144,16 @@ def test_a_bundle_is_explained_and_an_engine_without_a_profile_said(bundle, tmp_
     assert "gives no profile" in explain(str(reference.path), None, 1)["engines"]["reference-int8"]["sentence"]
     with pytest.raises(BundleError):
         explain(str(tmp_path / "none"), None, 1)
+
+
+def test_a_peak_that_cannot_be_measured_is_said_and_the_profile_stays(bundle, monkeypatch):
+    def fails(engine, threads):
+        raise WorkError("killed at its limit")
+
+    monkeypatch.setattr("optimize.explain._peaks", fails)
+    engine = explain(str(bundle("onnxruntime", None).path), None, 1)["engines"]["onnxruntime-int8"]
+    assert engine["layers"] and engine["total_ms"] > 0 and not engine["reached"]
+    assert engine["reach"] == "What share of this machine's peak it reaches could not be told: killed at its limit"
 
 
 def test_the_command(bundle):
