@@ -1,8 +1,8 @@
 """Latency, measured so that two numbers may be compared.
 
 A *round* is a fresh process of each contender. Within it the contenders' blocks come in a random complete order and
-then in its mirror image (ABBA for two), so that a slow drift of the machine falls on all alike. A block starts only
-when the other processes' CPU time has stood still for 20 ms: a pool of threads that spins on after its last call
+then in its mirror image, twice (ABBAABBA for two), so that a drift of the machine falls on all alike. A block starts
+only when the other processes' CPU time has stood still for 20 ms: a pool of threads that spins on after its last call
 would otherwise slow whoever comes next. Its first calls are dropped. The rounds, not the calls, are what is counted:
 processes differ more than calls do.
 """
@@ -22,7 +22,7 @@ from runtime.tensors import Array
 
 MIN_ROUNDS = 8
 PRECISION = 0.02  # half-width of the ratio's interval at which to stop
-BLOCK_S, BLOCK_CALLS = 0.1, 5
+BLOCK_S, BLOCK_CALLS, MIRRORED = 0.05, 5, 2
 INSIDE_S = 0.02  # a round, for the second column
 STILL_S, STILL_SHARE, STILL_LIMIT_S = 0.02, 0.02, 2.0
 PAUSE_S = 0.1  # where CPU times cannot be read
@@ -190,7 +190,7 @@ def _round(
                 workers[name] = start(alive[name], feeds, log)
             except WorkError as error:
                 failed[name] = str(error)
-        for name in (*order, *reversed(order)):
+        for name in (*order, *reversed(order)) * MIRRORED:
             if name in failed:
                 continue
             still.append(wait_still([w for n, w in workers.items() if n != name and n not in failed], clock, sleep))
