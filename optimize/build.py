@@ -75,12 +75,14 @@ class _Task:
 
     Attributes:
         unpruned: the latest model of which nothing was removed yet.
+        unrounded: the latest ONNX model before a step that rounds.
     """
 
     step: Settings
     model: TorchModel | OnnxModel
     unpruned: TorchModel | OnnxModel
     scheme: Scheme
+    unrounded: OnnxModel | None
 
 
 class Builder:
@@ -208,7 +210,7 @@ class Builder:
 
     def _steps(self, candidate: Candidate) -> tuple[TorchModel | OnnxModel, tuple[Made, ...]]:
         model, history, place = self._start, tuple[Made, ...](), self._root
-        unpruned = model
+        unpruned, unrounded, rounded = model, model if isinstance(model, OnnxModel) else None, False
         for step in candidate.steps:
             name = steps.name_of(step)
             place = address(
@@ -222,7 +224,7 @@ class Builder:
             if place not in self._made:
                 self._progress.say(f"{name} for {candidate.name}" if step.scheme_matters else name)
                 try:
-                    self._made[place] = self._kept(place, _Task(step, model, unpruned, candidate.scheme))
+                    self._made[place] = self._kept(place, _Task(step, model, unpruned, candidate.scheme, unrounded))
                 except Error as error:
                     after = f" after {', '.join(one.use for one in history)}" if history else ""
                     failed = StepError(f"the step '{name}'{after}: {error}")
@@ -234,6 +236,9 @@ class Builder:
             model, history = found[0], (*history, found[1])
             if isinstance(model, TorchModel) and not model.history and not model.masks:
                 unpruned = model
+            rounded = rounded or not (step.exact or _on_torch(step))
+            if isinstance(model, OnnxModel) and not rounded:
+                unrounded = model
         return model, history
 
     def _kept(self, place: str, task: _Task) -> tuple[TorchModel | OnnxModel, Made]:
@@ -290,6 +295,7 @@ class Builder:
         context = Context(
             self._splits.calibrate, self._axes, task.scheme, folder,
             original=task.unpruned if isinstance(task.unpruned, TorchModel) else None,
+            unrounded=task.unrounded,
             validate=self._splits.validate, progress=self._progress.count,
         )  # fmt: skip
         result = step(model, context)

@@ -5,8 +5,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from optimize.pack import write_bundle
 from optimize.plan import Candidate, role_of
 from optimize.progress import Progress
 from optimize.recipe import Recipe
+from optimize.repair import repaired
 from optimize.report import Headline, Made, Report, Row, html, json, markdown
 from optimize.select import Choice
 from optimize.steps import name_of
@@ -134,16 +136,17 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     kept = Cache(default_folder())
     builder = Builder(subject, kept, versions, out / FAILED, log, progress, asked.limits)
     builder.train(candidates)
-    built, rows = _build(candidates, builder)
-    run = _Run(asked, subject, candidates, built, log, progress)
+    made, rows = _build(candidates, builder)
+    run = _Run(asked, subject, candidates, made, log, progress)
 
     progress.stage("accuracy on validate")
     given = Made.model_validate({"use": "as given", **measures(subject.model, subject.axes)})
     rows[ORIGINAL] = Row(name=ORIGINAL, engine=asked.model_spec().source, status="measured", made=[given])
     rows, max_drop = _accuracy(run, rows, "validate_", None)
+    run, rows = _repaired(run, rows, builder, max_drop)
 
     progress.stage("latency, a first look")
-    timed = [built[name].contender for name, row in rows.items() if row.status == "built, not measured"]
+    timed = [run.built[name].contender for name, row in rows.items() if row.status == "built, not measured"]
     screening = measure(
         [subject.contender, *timed], subject.feeds, rounds=SCREENING_ROUNDS, twin=False, log=log,
         seed=asked.measure.seed, progress=progress.count,
@@ -163,19 +166,19 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     finalists = _finalists(run, rows, chosen)
     before = Neighbours.now()
     last = measure(
-        [subject.contender, *(built[name].contender for name in finalists)], subject.feeds,
+        [subject.contender, *(run.built[name].contender for name in finalists)], subject.feeds,
         budget_s=asked.measure.budget * len(finalists), log=log, seed=asked.measure.seed, progress=progress.count,
     )  # fmt: skip
     rows = _latency(rows, screening, last.margin)  # the machine's floor is known now: the first look may claim no more
     headline, rows = _headline(run, rows, last, chosen, Neighbours.now().since(before))
 
     progress.stage("why it is (not) faster, and where the accuracy went")
-    rows, untold = causes(subject, builder, candidates, built, rows, chosen, progress)
+    rows, untold = causes(subject, builder, run.candidates, run.built, rows, chosen, progress)
 
-    for candidate in candidates:
+    for candidate in run.candidates:
         row = rows[candidate.name]
-        if candidate.name in built and row.status in ("failed", "wrong"):
-            reproduce.keep(out / FAILED, candidate, built[candidate.name].model, row.status, row.reason)
+        if candidate.name in run.built and row.status in ("failed", "wrong"):
+            reproduce.keep(out / FAILED, candidate, run.built[candidate.name].model, row.status, row.reason)
 
     progress.stage("write the bundle")
     picked = [rows[name] for name in chosen.values()]
@@ -189,7 +192,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
         recipe=asked.plain(),
         data=subject.facts,
         inputs=[str(spec) for spec in subject.inputs],
-        outputs=[str(spec) for spec in next(iter(built.values())).model.specs.outputs],
+        outputs=[str(spec) for spec in next(iter(run.built.values())).model.specs.outputs],
         batch=subject.batch,
         max_drop=max_drop,
         objective=asked.constraints.objective,
@@ -207,7 +210,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     )
     written = [form.write(report, work) for form in (html, json, markdown)]
     if chosen:
-        write_bundle(out / "bundle", report, candidates, built, subject, written)
+        write_bundle(out / "bundle", report, run.candidates, run.built, subject, written)
     for file in written:
         shutil.move(file, out / file.name)
     return report
@@ -224,31 +227,31 @@ def _help(asked: Recipe) -> NoReturn:
 
 
 def _build(candidates: Sequence[Candidate], builder: Builder) -> tuple[dict[str, Built], Rows]:
-    built: dict[str, Built] = {}
-    rows: Rows = {}
-    for candidate in candidates:
-        made = builder.build(candidate)
-        found: dict[str, Any]
-        if isinstance(made, Lost):
-            found = {"status": made.status, "reason": made.reason}
-        else:
-            built[candidate.name] = made
-            found = {
-                "status": "cannot build here" if candidate.why_not else "built, not measured",
-                "reason": candidate.why_not or "",
-                "size_bytes": made.size_bytes,
-                "precision": made.precision,
-                "made": list(made.made),
-            }
-        rows[candidate.name] = Row(
-            name=candidate.name,
-            target=candidate.target.name,
-            engine=candidate.target.engine,
-            steps=[{"use": name_of(step), **step.model_dump(mode="json")} for step in candidate.steps],
-            options=dict(candidate.options),
-            **found,
-        )
-    return built, rows
+    made = {candidate.name: builder.build(candidate) for candidate in candidates}
+    rows = {candidate.name: _row(candidate, made[candidate.name]) for candidate in candidates}
+    return {name: one for name, one in made.items() if isinstance(one, Built)}, rows
+
+
+def _row(candidate: Candidate, made: Built | Lost) -> Row:
+    found: dict[str, Any]
+    if isinstance(made, Lost):
+        found = {"status": made.status, "reason": made.reason}
+    else:
+        found = {
+            "status": "cannot build here" if candidate.why_not else "built, not measured",
+            "reason": candidate.why_not or "",
+            "size_bytes": made.size_bytes,
+            "precision": made.precision,
+            "made": list(made.made),
+        }
+    return Row(
+        name=candidate.name,
+        target=candidate.target.name,
+        engine=candidate.target.engine,
+        steps=[{"use": name_of(step), **step.model_dump(mode="json")} for step in candidate.steps],
+        options=dict(candidate.options),
+        **found,
+    )
 
 
 def _accuracy(run: _Run, rows: Rows, field: str, max_drop: float | None) -> tuple[Rows, float]:
@@ -278,6 +281,39 @@ def _accuracy(run: _Run, rows: Rows, field: str, max_drop: float | None) -> tupl
             part = judge.accuracy(subject.metric, yardstick, statistics, max_drop)
             changed[name] = changed[name].model_copy(update={field: part})
     return changed, max_drop
+
+
+def _repaired(run: _Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[_Run, Rows]:
+    """With a repaired candidate beside each that loses more than is allowed and is to be repaired."""
+    for candidate in run.candidates:
+        unable = candidate.why_not or candidate.name not in run.built  # its cost could not be measured
+        if candidate.repair is None or unable or not _loses(rows[candidate.name], max_drop):
+            continue
+        tried: Rows = {ORIGINAL: rows[ORIGINAL]}
+        holds = partial(_holds, run, tried, max_drop)
+        found = repaired(run.subject, builder, candidate, run.built[candidate.name], holds, run.log, run.progress)
+        if found:
+            name = found.candidate.name
+            place = [one.name for one in run.candidates].index(candidate.name) + 1
+            run = replace(
+                run,
+                candidates=[*run.candidates[:place], found.candidate, *run.candidates[place:]],
+                built={**run.built, name: found.built},
+            )
+            rows = {**rows, name: tried[name].model_copy(update={"repair": list(found.layers)})}
+    return run, rows
+
+
+def _holds(run: _Run, tried: Rows, max_drop: float, candidate: Candidate, made: Built) -> bool:
+    """Whether a try of a repair loses no more than is allowed; its row is put beside the original's."""
+    alone = replace(run, candidates=[candidate], built={candidate.name: made})
+    rows = {ORIGINAL: tried[ORIGINAL], candidate.name: _row(candidate, made)}
+    tried[candidate.name] = _accuracy(alone, rows, "validate_", max_drop)[0][candidate.name]
+    return not _loses(tried[candidate.name], max_drop)
+
+
+def _loses(row: Row, max_drop: float) -> bool:
+    return row.validate_ is None or row.validate_.drop is None or row.validate_.drop > max_drop
 
 
 def _shown(subject: Subject, rows: Rows, chosen: Mapping[str, str]) -> Rows:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import targets as target_folder
 from optimize.models import OnnxModel
 from optimize.recipe import Recipe
 from optimize.steps import Settings, get, name_of, takes
+from optimize.steps.repair import Step as Repair
 from runtime.host import Host
 from targets import Scheme, Target
 
@@ -20,6 +22,7 @@ class Candidate:
         role: `plain` (unoptimized fp32), `vendor` (as the engine's vendor ships it) or `steps` (as the recipe asks).
         options: what the engine is opened with.
         why_not: why its target cannot be built here; None where it can.
+        repair: the step that returns layers to float should this one lose too much; the run finds which layers.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Candidate:
     options: Mapping[str, Any]
     scheme: Scheme
     why_not: str | None = field(default=None)
+    repair: Repair | None = field(default=None)
 
 
 def expand(recipe: Recipe, host: Host) -> list[Candidate]:
@@ -36,20 +40,29 @@ def expand(recipe: Recipe, host: Host) -> list[Candidate]:
 
     The exact steps make the plain model; where the recipe has no others, that is all there is beside the vendor's
     default. Where it changes the model both in torch and in ONNX, the latter alone is a candidate too: one sees what
-    pruning brings over quantizing by itself. A target that computes in half precision as the graph says gets a cast to
-    fp16, alone and after the other steps. Of a target that cannot be built here only the last is kept: it travels
-    as a source.
+    pruning brings over quantizing by itself. A step that stands for several ways is a candidate in each. A target that
+    computes in half precision as the graph says gets a cast to fp16, alone and after the other steps. Of a target that
+    cannot be built here only the last is kept: it travels as a source.
     """
     found: list[Candidate] = []
+    searched = [step for step in recipe.all_steps() if isinstance(step, Repair) and not step.layers]
+    listed = tuple(step for step in recipe.all_steps() if step not in searched)
     for name, asked in recipe.targets.items():
         target = target_folder.get(name)
         scheme = target.scheme(asked.get("cpu", "host"), host)
         options, why_not = target.engine_options(asked), target.why_not()
         made = [
             Candidate(
-                f"{name}-{label}", role, target, steps, target.vendor if role == "vendor" else options, scheme, why_not
+                f"{name}-{label}",
+                role,
+                target,
+                steps,
+                target.vendor if role == "vendor" else options,
+                scheme,
+                why_not,
+                searched[0] if searched and role == "steps" else None,
             )
-            for label, role, steps in _ways(recipe.all_steps(), target)
+            for label, role, steps in _ways(listed, target)
             if role != "vendor" or target.vendor != options
         ]
         found += [one for one in made if one.role != "vendor"][-1:] if why_not else made
@@ -66,9 +79,16 @@ def _ways(steps: tuple[Settings, ...], target: Target) -> Iterator[tuple[str, st
     if half:
         yield _label(half), "steps", exact + half
     if exact != late != steps and _label(late) != _label(steps):
-        yield _label(late + half), "steps", late + half
+        for way in _each(late):
+            yield _label(way + half), "steps", way + half
     if steps != exact:
-        yield _label(steps + half), "steps", steps + half
+        for way in _each(steps):
+            yield _label(way + half), "steps", way + half
+
+
+def _each(steps: Sequence[Settings]) -> Iterator[tuple[Settings, ...]]:
+    """Every list of steps that a list of steps stands for."""
+    return product(*(step.ways() for step in steps))
 
 
 def role_of(candidates: Sequence[Candidate], target: str, role: str) -> Candidate:
@@ -82,4 +102,4 @@ def role_of(candidates: Sequence[Candidate], target: str, role: str) -> Candidat
 
 def _label(steps: Sequence[Settings]) -> str:
     """Each word once: pruned by channels and by blocks is `pruned`."""
-    return "-".join(dict.fromkeys(step.label for step in steps if step.label))
+    return "-".join(dict.fromkeys(step.title() for step in steps if step.title()))

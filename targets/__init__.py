@@ -29,6 +29,7 @@ class Scheme:
         quantize_outputs: what an op gives is quantized too, not only what the next quantized op takes. Without it no
             Q/DQ comes between a convolution and the activation that is fused into it.
         quantize_bias: int32 biases behind a DequantizeLinear; else they stay in float.
+        dynamic: kernels that round activations in the call, by their own range, run.
         reduce_range: weights in 7 bits, where products are summed in 16 bits and would saturate.
         ops: the ONNX ops whose inputs are quantized. What only moves numbers (Pad, Slice) is left out: it gains
             nothing, and a padded zero is not the zero of an asymmetric scale.
@@ -43,6 +44,7 @@ class Scheme:
     quantize_outputs: bool = True
     quantize_bias: bool = True
     reduce_range: bool = False
+    dynamic: bool = False
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,20 @@ class LayerNoise(_Part):
         return float(after - before)
 
 
+class LayerRepair(_Part):
+    """A layer of a rounded candidate in float again: what it regains and costs by itself.
+
+    `regained` is the share of the noise in the outputs that goes away, `ms` what a call takes longer on the engine
+    (null where that was not measured), `returned` whether the repaired candidate has it in float.
+    """
+
+    name: str
+    op: str
+    regained: float
+    ms: float | None = None
+    returned: bool = False
+
+
 class RatioPart(_Part):
     """Time of the base over time of this: above 1 is faster; two-sided 95 % interval over rounds."""
 
@@ -211,6 +225,7 @@ class Row(_Part):
     made: list[Made] = Field(default_factory=list)
     explained: Explained | None = None
     noise: list[LayerNoise] = Field(default_factory=list)
+    repair: list[LayerRepair] = Field(default_factory=list)
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, ser_json_inf_nan="strings")
 

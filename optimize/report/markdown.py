@@ -60,6 +60,8 @@ def text(report: Report) -> str:
     parts += [f"- {row.name}: {' '.join(sentences)}" for row, sentences in why]
     noisy = [f"- {row.name}: {words.noisiest(row)}" for row in report.candidates if row.noise]
     parts += ["", "## Where the signal was lost", "", *noisy] if noisy else []
+    back = [f"- {row.name}: {words.repaired(row)}" for row in report.candidates if row.repair]
+    parts += ["", "## Layers returned to float", "", *back] if back else []
     for one in report.devices:
         parts += ["", f"## On {one.device}", "", words.device(one), "", _row(_DEVICE), _row(["---"] * len(_DEVICE))]
         for name, timed in one.engines.items():

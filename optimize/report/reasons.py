@@ -1,4 +1,4 @@
-"""The tables of report.html that say why: each layer's time and precision, and each layer's noise."""
+"""The tables of report.html that say why: each layer's time and precision, its noise, what it brings in float."""
 
 from optimize.report import LayerTime, Row
 from optimize.report.tables import Cell, Line, Table
@@ -35,6 +35,24 @@ def noise(row: Row) -> Table:
         for one in row.noise[:NOISIEST]
     ]
     return Table(f"noise-{row.name}", f"Where {row.name} lost most of the signal", columns, tuple(lines))
+
+
+def repair(row: Row) -> Table:
+    """Every layer that was tried by itself in float: what it regains and costs, best first."""
+    columns = (("layer", False), ("op", False), ("noise regained", True), ("ms lost", True), ("in float", False))
+    lines = [
+        Line(
+            (
+                Cell(one.name, key=one.name),
+                Cell(one.op, key=one.op),
+                Cell(f"{one.regained:.1%}", key=one.regained),
+                Cell("" if one.ms is None else f"{one.ms:.4f}", key=one.ms, reason="not measured"),
+                Cell("yes" if one.returned else "no", key=one.returned),
+            )
+        )
+        for one in row.repair
+    ]
+    return Table(f"repair-{row.name}", f"Layers of {row.name} in float, each alone", columns, tuple(lines))
 
 
 def _layer(one: LayerTime, total: float) -> tuple[Cell, ...]:

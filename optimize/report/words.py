@@ -121,6 +121,15 @@ def noisiest(row: Row) -> str:
     )
 
 
+def repaired(row: Row) -> str:
+    """Which layers a repaired candidate has in float, of those that were tried by themselves, in one sentence."""
+    back = [one.name for one in row.repair if one.returned]
+    return (
+        f"{len(back)} of the {len(row.repair)} layers that were tried are in float again, those first that regain most "
+        f"for their time: {', '.join(back)}."
+    )
+
+
 def headline(report: Report) -> list[str]:
     """A sentence a target: the chosen one, measured once more."""
     lines = []

@@ -38,6 +38,14 @@ class Settings(BaseModel):
         """Turn a model into another, its files in `context.folder`; raises StepError or InputError."""
         raise TypeError(f"{type(self).__module__} has no step")
 
+    def ways(self) -> "tuple[Settings, ...]":
+        """The settings that these stand for, each a candidate; most stand for themselves."""
+        return (self,)
+
+    def title(self) -> str:
+        """What a candidate's name says of these settings: the step's label, and what is not its default."""
+        return self.label
+
     def resolved(self, resolve: Callable[[str], str]) -> "Settings":
         """With the paths in it made absolute, which a recipe has relative to its own folder."""
         return self
@@ -55,6 +63,7 @@ class Context:
         notes: what the step wants said in the report; it appends.
         original: the unpruned model that recovery learns from, never changed: the original, or what an earlier recovery
             made of it; None where the source is no torch model.
+        unrounded: the latest ONNX model before a step that rounds; None before there is one.
         validate: for early stopping in `recover`; no other step may look at it.
         progress: told how many of how many are done, and of what.
     """
@@ -65,6 +74,7 @@ class Context:
     folder: Path
     notes: list[str] = field(default_factory=list)
     original: TorchModel | None = None
+    unrounded: OnnxModel | None = None
     validate: Split | None = None
     progress: Callable[[int, int, str], None] = lambda done, total, what: None
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from optimize.steps._graph import captured, constants_to_weights, fresh, opset_of
+
 MAXIMUM = 65504.0  # fp16's largest number
 NO_HALF = "no fp16 form"
 SCALE = "a scale"
@@ -38,7 +40,7 @@ class HalfGraph:
     def __init__(self, proto: Any, kinds: dict[str, str]) -> None:
         import onnx
 
-        _constants_to_weights(proto)
+        constants_to_weights(proto)
         _raise_scales(proto)
         self.proto = proto
         self.before = onnx.ModelProto()
@@ -129,9 +131,9 @@ def cast(graph: HalfGraph, kept: Mapping[int, str], keep_io: bool) -> None:
     import onnx
 
     proto = graph.proto.graph
-    captured = {name for node in graph.nodes for name in _captured(node)}
+    inner = {name for node in graph.nodes for name in captured(node)}
     ports = [] if keep_io else [each for each in (*proto.input, *proto.output) if each.name in graph.floats]
-    swapped = {port.name for port in ports} - captured
+    swapped = {port.name for port in ports} - inner
     for port in ports:
         if port.name in swapped:
             port.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
@@ -140,7 +142,7 @@ def cast(graph: HalfGraph, kept: Mapping[int, str], keep_io: bool) -> None:
         new = onnx.NodeProto()
         new.CopyFrom(node)
         inputs, outputs = ((), ()) if index in kept else (graph.castable(node, True), graph.castable(node, False))
-        for name in _captured(node) & graph.floats.keys():
+        for name in captured(node) & graph.floats.keys():
             forms.want(name, half=False)
         for position, name in enumerate(node.input):
             if name in graph.floats:
@@ -155,7 +157,7 @@ def cast(graph: HalfGraph, kept: Mapping[int, str], keep_io: bool) -> None:
     for value in proto.output:
         if value.name in graph.floats:
             forms.want(value.name, half=value.name in swapped)
-    used = {name for node in forms.nodes for name in (*node.input, *_captured(node))}
+    used = {name for node in forms.nodes for name in (*node.input, *captured(node))}
     used |= {value.name for value in proto.output}
     weights = [tensor for tensor in (*proto.initializer, *forms.weights) if tensor.name in used]
     listed = [value for value in proto.input if value.name in used or value.name not in graph.weights]
@@ -250,31 +252,6 @@ def _half(value: Any) -> Any:
         return value.astype(np.float16).astype(np.float32)
 
 
-def _captured(node: Any) -> set[str]:
-    """The names that the inner graphs of a node read, their own included."""
-    found: set[str] = set()
-    todo = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
-    while todo:
-        graph = todo.pop()
-        found |= {name for inner in graph.node for name in inner.input} | {value.name for value in graph.output}
-        todo += [g for inner in graph.node for attribute in inner.attribute for g in (attribute.g, *attribute.graphs)]
-    return found
-
-
-def _constants_to_weights(proto: Any) -> None:
-    """Constant nodes as initializers, which can be had in both forms."""
-    kept = []
-    for node in proto.graph.node:
-        value = next((one for one in node.attribute if one.name == "value"), None)
-        if node.op_type == "Constant" and value is not None:
-            value.t.name = node.output[0]
-            proto.graph.initializer.append(value.t)
-        else:
-            kept.append(node)
-    del proto.graph.node[:]
-    proto.graph.node.extend(kept)
-
-
 def _raise_scales(proto: Any) -> None:
     """Weights of channels that are nearly 0 in coarser steps, since fp16 has no scale as small as theirs.
 
@@ -301,16 +278,3 @@ def _raise_scales(proto: Any) -> None:
             name = f"{node.input[position]}__raised"
             proto.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
             node.input[position] = name
-
-
-def opset_of(proto: Any) -> int:
-    """The version of ONNX's own ops that a model uses."""
-    return max(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-
-
-def fresh(name: str, taken: set[str]) -> str:
-    """A name for a node that no other has, since ONNX Runtime refuses two of one name; it is taken from now on."""
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

@@ -5,7 +5,7 @@ time, whatever the number of tensors and of samples.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from optimize.data import Split, resized
 from optimize.models import EXTERNAL_DATA_BYTES
+from optimize.steps._graph import opset_of
 from runtime.engines import library
 from runtime.errors import StepError
 from runtime.tensors import Array, Specs
@@ -63,12 +64,23 @@ class Probes:
         twin.output.append(name)
         return name
 
+    def reduce(self, op: str, x: str, axes: list[int]) -> str:
+        """A reduction over some axes, which opsets have in two ways; returns the name of its output."""
+        if opset_of(self._proto) >= (13 if op == "ReduceSum" else 18):
+            return self.node(op, [x, self.numbers(axes)], keepdims=0)
+        return self.node(op, [x], axes=axes, keepdims=0)
+
+    def weights(self, tensors: Iterable[Any], nodes: Iterable[Any]) -> None:
+        """More initializers, and nodes that read them: part of another graph whose names are not in this one."""
+        self._proto.graph.initializer.extend(tensors)
+        self._proto.graph.node.extend(nodes)
+
     def ask(self, name: str) -> str:
-        """Answer with this scalar, as float32; returns the key of the answer."""
+        """Answer with this tensor, as float32; returns the key of the answer."""
         import onnx
 
         key = self.node("Cast", [name], to=onnx.TensorProto.FLOAT)
-        self._proto.graph.output.append(onnx.helper.make_tensor_value_info(key, onnx.TensorProto.FLOAT, []))
+        self._proto.graph.output.append(onnx.helper.make_tensor_value_info(key, onnx.TensorProto.FLOAT, None))
         return key
 
     def largest(self, name: str) -> str:
@@ -85,26 +97,63 @@ class Probes:
     def answer(
         self, split: Split, specs: Specs, samples: int, folder: Path, fold: np.ufunc = np.maximum
     ) -> dict[str, float]:
-        """The largest answer over the first samples (or what else `fold` makes of them), by key; NaN where one was NaN.
+        """Of questions that end in a scalar the largest answer over the first samples, by key; NaN where one was NaN.
+
+        `fold` may make something else of the batches' answers.
 
         Raises:
             StepError: ONNX Runtime cannot run the graph.
         """
+        return {key: float(value) for key, value in self.arrays(split, specs, samples, folder, fold).items()}
+
+    def arrays(
+        self, split: Split, specs: Specs, samples: int, folder: Path, fold: np.ufunc = np.maximum
+    ) -> dict[str, Array]:
+        """The same for questions that end in an array of one shape for all batches: a number a channel, say."""
         names = [output.name for output in self._proto.graph.output]
-        found = dict.fromkeys(names, -np.inf if fold is np.maximum else 0.0)
+        found: dict[str, Array] = {}
         if not names:
             return {}
         inner = folder / "probes"
         try:
             session = _session(self._proto, inner)
-            for feeds in _batches(split, specs, samples):
+            for feeds in batches(split, specs, samples):
                 for name, value in zip(names, session.run(names, feeds), strict=True):
-                    found[name] = float(fold(found[name], value))  # keeps NaN, unlike max()
+                    wide = value.astype(np.float64)  # sums over many batches
+                    found[name] = fold(found[name], wide) if name in found else wide  # keeps NaN, unlike max()
         except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
             raise StepError(f"the model does not run with the range scan in it: {error}") from error
         finally:
             shutil.rmtree(inner, ignore_errors=True)
         return found
+
+
+def passes(
+    proto: Any, tensors: Sequence[str], split: Split, specs: Specs, samples: int, folder: Path
+) -> Iterator[dict[str, Array]]:
+    """The tensors themselves, for one sample after the other where the batch is dynamic.
+
+    Raises:
+        StepError: ONNX Runtime cannot run the graph.
+    """
+    import onnx
+
+    shown = onnx.ModelProto()
+    shown.CopyFrom(proto)
+    del shown.graph.value_info[:]
+    known = {value.name for value in (*shown.graph.input, *shown.graph.output)}
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in known)
+    made = [name for name in tensors if name not in {value.name for value in shown.graph.input}]
+    inner = folder / "passes"
+    try:
+        session = _session(shown, inner)
+        for feeds in batches(split, specs, samples, 1):
+            found = dict(zip(made, session.run(made, feeds), strict=True)) if made else {}
+            yield {name: found[name] if name in found else feeds[name] for name in tensors}
+    except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
+        raise StepError(f"the model does not run with its tensors as outputs: {error}") from error
+    finally:
+        shutil.rmtree(inner, ignore_errors=True)
 
 
 def types(proto: Any, folder: Path) -> dict[str, str]:
@@ -143,12 +192,12 @@ def _session(proto: Any, folder: Path) -> Any:
     return ort.InferenceSession(str(folder / "graph.onnx"), settings, providers=["CPUExecutionProvider"])
 
 
-def _batches(split: Split, specs: Specs, samples: int) -> Iterator[Mapping[str, Array]]:
+def batches(split: Split, specs: Specs, samples: int, most: int = BATCH) -> Iterator[Mapping[str, Array]]:
     """The first samples, in the model's batch where that is fixed (whole ones, or one that is filled up)."""
     first = specs.inputs[0].shape[0] if specs.inputs and specs.inputs[0].shape else 1
     fixed = first if isinstance(first, int) else None
     seen = 0
-    for batch, _ in split.batches(fixed or min(BATCH, samples)):
+    for batch, _ in split.batches(fixed or min(most, samples)):
         size = len(next(iter(batch.values())))
         if fixed and size < fixed:
             if seen:

@@ -5,7 +5,6 @@ float32 alone), picks what stays by op and not by its values, and clips weights 
 """
 
 import logging
-from fnmatch import fnmatch
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,9 +12,9 @@ from pydantic import Field
 
 from optimize.models import OnnxModel, write_onnx
 from optimize.steps import Context, Settings
-from optimize.steps._half import MAXIMUM, NO_HALF, HalfGraph, cast, fresh, opset_of
+from optimize.steps._graph import matches, name_nodes, opset_of, raised
+from optimize.steps._half import MAXIMUM, NO_HALF, HalfGraph, cast
 from optimize.steps._probes import Probes, types
-from optimize.verify import check_equal, judge
 from runtime.errors import StepError
 
 log = logging.getLogger(__name__)
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 WIDE = 2048  # a sum of more terms: above 2048 fp16 knows even numbers only, and each term may be lost
 QDQ_OPSET = 19  # the first in which Q/DQ scales may be fp16
 OLDEST_OPSET = 13
-RAISED_ERROR = 1e-4  # relative, of a model raised to another opset
 SHOWN = 8  # ops named in the notes
 
 _MEANS = {"ReduceMean", "GlobalAveragePool", "AveragePool"}
@@ -63,13 +61,13 @@ class Step(Settings):
             context.notes.append("no op of the model gives float32: it stays as it is")
             return write_onnx(proto, context.folder / "model.onnx")
         proto = _raised(proto, model, context)
-        _name_nodes(proto)
+        name_nodes(proto)
         graph = HalfGraph(proto, types(proto, context.folder))
         kept = graph.without_half() | graph.small_or_large_constants()
         kept |= {
             index: "excluded"
             for index, node in enumerate(proto.graph.node)
-            if any(_matches(node, pattern) for pattern in self.exclude)
+            if any(matches(node, pattern) for pattern in self.exclude)
         }
         kept = self._scan(graph, model, context) | kept
         graph.follow(kept, self.keep_io)
@@ -155,38 +153,12 @@ def _sum(probes: Probes, node: Any, floats: Any) -> tuple[str, str] | None:
     return probes.largest(total), probes.largest(count)
 
 
-def _matches(node: Any, pattern: str) -> bool:
-    # a name first: exporters write brackets into names, which mean something in a pattern
-    return pattern == node.name or fnmatch(node.name, pattern) or fnmatch(node.op_type, pattern)
-
-
-def _name_nodes(proto: Any) -> None:
-    """A name on every node, since reports and `exclude` speak of nodes by name."""
-    taken = {node.name for node in proto.graph.node if node.name}
-    for index, node in enumerate(proto.graph.node):
-        node.name = node.name or fresh(f"{node.op_type}_{index}", taken)
-
-
 def _raised(proto: Any, model: OnnxModel, context: Context) -> Any:
-    """The model in an opset whose Q/DQ takes fp16 scales, seen to compute the same; as it is where it needs none."""
-    from onnx import version_converter
-
+    """The model in an opset whose Q/DQ takes fp16 scales; as it is where it needs none."""
     quantized = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in proto.graph.node)
-    opset = opset_of(proto)
-    if opset >= (QDQ_OPSET if quantized else OLDEST_OPSET):
+    if opset_of(proto) >= (QDQ_OPSET if quantized else OLDEST_OPSET):
         return proto
-    try:
-        raised = version_converter.convert_version(proto, QDQ_OPSET)
-    except Exception as error:  # it raises whatever the first op that it cannot convert raises
-        raise StepError(
-            f"onnx cannot raise the model from opset {opset} to {QDQ_OPSET}, which fp16 needs: {error}"
-        ) from error
-    raised.ir_version = max(raised.ir_version, 9)  # the first that knows this opset
-    check_equal(write_onnx(raised, context.folder / "raised.onnx"), judge(model), context, RAISED_ERROR)
-    for part in context.folder.glob("raised.onnx*"):
-        part.unlink()
-    context.notes.append(f"raised from opset {opset} to {QDQ_OPSET}, in which fp16 is known to all that is cast")
-    return raised
+    return raised(proto, model, context, QDQ_OPSET)
 
 
 def _notes(graph: HalfGraph, kept: dict[int, str]) -> list[str]:

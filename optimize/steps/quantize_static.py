@@ -1,140 +1,161 @@
-"""Post-training int8 by ONNX Runtime's quantizer: Q/DQ pairs in the scheme that the target's kernels fuse."""
+"""Post-training int8: Q/DQ pairs in the scheme that the target's kernels fuse, by one of two libraries.
 
-import logging
-from collections.abc import Iterator
-from fnmatch import fnmatch
+`onnxruntime`: where the pairs go is decided here, since an exclusion by its own list can tear a convolution from the
+activation that it removed, and ruin a model; weights, scales and biases are its quantizer's. `nncf`: all is NNCF's.
+Either result is read afterwards, and refused where it does not keep to the scheme.
+"""
+
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from optimize.data import Split, resized
-from optimize.models import EXTERNAL_DATA_BYTES, OnnxModel, write_onnx
-from optimize.steps import Context, Settings
-from runtime.engines import library
+from optimize.models import OnnxModel, write_onnx
+from optimize.steps import Context, Settings, _nncf
+from optimize.steps._bias import correct_bias
+from optimize.steps._equalize import equalize
+from optimize.steps._graph import matches
+from optimize.steps._layers import MULTIPLIES, Graph, in_int8
+from optimize.steps._onnxruntime import by_onnxruntime
+from optimize.steps._ranges import ranges
+from optimize.steps._ready import in_float32
+from optimize.steps._schemes import conform, offences
 from runtime.errors import StepError
-from runtime.tensors import Array
 
-log = logging.getLogger(__name__)
-
-BATCH = 16  # samples a calibration call, where the batch is dynamic
+_OF = {"onnxruntime": ("calibration", "percentile"), "nncf": ("preset", "smooth_quant")}
 
 
 class Step(Settings):
-    """Settings of the quantizer. What Q/DQ looks like is the target's to say, not the user's.
+    """Settings. What Q/DQ looks like is the target's to say, not the user's.
 
     Attributes:
+        method: the library that quantizes; `auto` makes a candidate by each.
         samples: of calibrate, from the beginning.
-        calibration: how ranges are found.
+        calibration: how `onnxruntime`'s ranges are found: all values, the middle ones, or by least divergence.
+        percentile: of the values that `percentile` keeps.
+        preset: `nncf`'s: activations about zero (`performance`) or not (`mixed`), where the scheme leaves it open.
+        smooth_quant: `nncf`'s alpha for matrix products, 0 to 1; None for its own choice.
+        equalize: stretch channels between convolutions first, so that one scale serves them.
+        bias_correction: of the shift in a layer's mean: `fast` by each layer alone, `full` (`nncf`) by all before it.
         include: patterns of node names (or op types) to quantize.
         exclude: patterns of node names (or op types) to leave in float.
-        vendor: more of ONNX Runtime's `extra_options`, handed on as they are.
+        vendor: more of ONNX Runtime's `extra_options`, or of `nncf.quantize`'s arguments, handed on as they are.
     """
 
     label: ClassVar[str] = "int8"
     scheme_matters: ClassVar[bool] = True
+    method: Literal["auto", "onnxruntime", "nncf"] = "onnxruntime"
     samples: int = Field(default=300, ge=1)
-    calibration: Literal["minmax", "percentile"] = "minmax"
+    calibration: Literal["minmax", "percentile", "entropy"] = "minmax"
+    percentile: float = Field(default=99.99, gt=50, le=100)
+    preset: Literal["performance", "mixed"] | None = None
+    smooth_quant: float | None = Field(default=None, ge=0, le=1)
+    equalize: bool = False
+    bias_correction: Literal["none", "fast", "full"] = "fast"
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     vendor: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _own(self) -> "Step":
+        for method, fields in _OF.items():
+            foreign = [name for name in fields if getattr(self, name) != type(self).model_fields[name].default]
+            if self.method not in ("auto", method) and foreign:
+                raise ValueError(f"'{foreign[0]}' is of method '{method}', not of '{self.method}'")
+        if deaf := [name for name in self.vendor if name.startswith("Calib")]:
+            raise ValueError(f"{deaf[0]} is not heard here: set `calibration`, `percentile` and `samples`")
+        if self.method == "onnxruntime" and self.bias_correction == "full":
+            raise ValueError("bias_correction 'full' is of method 'nncf'; 'fast' and 'none' are of both")
+        return self
+
+    def ways(self) -> tuple[Settings, ...]:
+        """One by each library where the method is `auto`."""
+        if self.method != "auto":
+            return (self,)
+        return tuple(self.model_copy(update={"method": method}) for method in _OF)
+
+    def title(self) -> str:
+        """`int8`, with the library where it is not ONNX Runtime."""
+        return self.label if self.method == "onnxruntime" else f"{self.label}-{self.method}"
 
     def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Write a Q/DQ model.onnx.
 
         Raises:
-            StepError: the quantizer refuses the model, or nothing in it can be quantized.
+            StepError: the model is quantized already, nothing in it can be, a pattern matches nothing, the quantizer
+                refuses it, or what it wrote is not in the target's scheme.
         """
-        import onnx
-
-        ort: Any = library("onnxruntime.quantization", "onnxruntime")
-        model = _named(model, context)
-        proto = onnx.load(model.path, load_external_data=False)
-        weights = {tensor.name for tensor in proto.graph.initializer}
-        chosen = [
-            node.name
-            for node in proto.graph.node
-            if node.op_type in context.scheme.ops
-            # an Add of a constant is a bias, whatever the exporter calls it
-            and (context.scheme.quantize_bias or node.op_type != "Add" or not weights & set(node.input))
-            and any(_matches(node, pattern) for pattern in self.include)
-            and not any(_matches(node, pattern) for pattern in self.exclude)
-        ]
-        if not chosen:
-            kinds = sorted({node.op_type for node in proto.graph.node})
+        proto = in_float32(model, context)
+        graph = Graph(proto)
+        self._check(graph)
+        if self.equalize:
+            done = equalize(proto, model, context, self.samples)
+            context.notes.append(f"the channels of {done} tensors between convolutions were equalized")
+            graph = Graph(proto)
+        chosen, given = in_int8(graph, context.scheme.ops, self._kept)
+        if not any(node.op_type in MULTIPLIES for node in chosen):
+            kinds = sorted({node.op_type for node in graph.nodes})
             raise StepError(f"there is nothing to quantize: the model has {', '.join(kinds)}, none of them chosen")
-        methods = ort.CalibrationMethod
-        types = {"uint8": ort.QuantType.QUInt8, "int8": ort.QuantType.QInt8}
+        rounding = (
+            self._by_nncf(graph, model, context)
+            if self.method == "nncf"
+            else self._by_onnxruntime(graph, model, context, chosen, given)
+        )
+        rounded = rounding(proto)
+        if self.bias_correction == "fast":
+            done = correct_bias(proto, rounded, model, context, self.samples)
+            context.notes.append(f"the biases of {done} layers were corrected")
+            rounded = rounding(proto)
+        if offending := offences(rounded, context.scheme):
+            raise StepError(f"{self.method} does not keep to the scheme of this target: {'; '.join(offending)}")
+        return write_onnx(rounded, context.folder / "model.onnx")
+
+    def _check(self, graph: Graph) -> None:
+        for field in ("include", "exclude"):
+            for pattern in getattr(self, field):
+                if not any(matches(node, pattern) for node in graph.nodes):
+                    kinds = sorted({node.op_type for node in graph.nodes})
+                    names = [node.name for node in graph.nodes if node.op_type in MULTIPLIES][:3]
+                    raise StepError(
+                        f"{field} '{pattern}' matches nothing: the model has {', '.join(kinds)}, with names such as "
+                        f"{', '.join(names) or graph.nodes[0].name}"
+                    )
+
+    def _kept(self, node: Any) -> bool:
+        included = any(matches(node, pattern) for pattern in self.include)
+        return not included or any(matches(node, pattern) for pattern in self.exclude)
+
+    def _by_nncf(self, graph: Graph, model: OnnxModel, context: Context) -> Callable[[Any], Any]:
+        kept = [node.name for node in graph.nodes if self._kept(node)]
+
+        def rounding(proto: Any) -> Any:
+            rounded = _nncf.quantize(proto, model, context, self, kept)
+            conform(rounded, context.scheme)
+            return rounded
+
+        return rounding
+
+    def _by_onnxruntime(
+        self, graph: Graph, model: OnnxModel, context: Context, chosen: list[Any], given: list[str]
+    ) -> Callable[[Any], Any]:
         scheme = context.scheme
-        out = context.folder / "quantized.onnx"
-        try:
-            ort.quantize_static(
-                str(model.path),
-                str(out),
-                _Reader(model, context, self.samples),
-                quant_format=ort.QuantFormat.QDQ,
-                op_types_to_quantize=list(scheme.ops),
-                nodes_to_quantize=chosen,
-                per_channel=scheme.per_channel,
-                reduce_range=scheme.reduce_range,
-                activation_type=types[scheme.activation],
-                weight_type=types[scheme.weight],
-                calibrate_method=methods.MinMax if self.calibration == "minmax" else methods.Percentile,
-                use_external_data_format=model.path.stat().st_size > EXTERNAL_DATA_BYTES,
-                extra_options={
-                    "ActivationSymmetric": scheme.activation_symmetric,
-                    "WeightSymmetric": scheme.weight_symmetric,
-                    "QuantizeBias": scheme.quantize_bias,
-                    "OpTypesToExcludeOutputQuantization": [] if scheme.quantize_outputs else list(scheme.ops),
-                    **self.vendor,
-                },
-            )  # fmt: skip
-        except Exception as error:  # its own errors share no base
-            log.exception("ONNX Runtime's quantizer failed")
-            raise StepError(f"ONNX Runtime's quantizer failed: {type(error).__name__}: {error}") from error
-        written = write_onnx(onnx.load(out), context.folder / "model.onnx")
-        out.unlink()
-        return written
+        chosen = [node for node in chosen if not self._biases(graph, node, context)]
+        tensors = dict.fromkeys(name for node in chosen for name in graph.moving(node))
+        tensors |= dict.fromkeys(name for node in chosen for name in node.output)
+        tensors |= dict.fromkeys(given)
+        found = ranges(graph.proto, list(tensors), model, context, self.samples, self.calibration, self.percentile)
+        return partial(
+            by_onnxruntime,
+            names=[node.name for node in chosen],
+            ops={node.op_type for node in chosen},
+            given=given,
+            found=found,
+            scheme=scheme,
+            vendor=self.vendor,
+        )
 
-
-class _Reader:
-    """Calibration data as ONNX Runtime's quantizer asks for it."""
-
-    def __init__(self, model: OnnxModel, context: Context, samples: int) -> None:
-        first = model.specs.inputs[0].shape[0]
-        self._feeds = _batches(context.calibrate, samples, first if isinstance(first, int) else None)
-
-    def get_next(self) -> dict[str, Array] | None:
-        """The next batch, None at the end."""
-        return next(self._feeds, None)
-
-
-def _batches(split: Split, samples: int, fixed: int | None) -> Iterator[dict[str, Array]]:
-    """The first `samples` in batches; where the batch is fixed, whole ones, and one at least that is filled up."""
-    seen = 0
-    for feeds, _ in split.batches(fixed or min(BATCH, samples)):
-        size = len(next(iter(feeds.values())))
-        if fixed:
-            if size < fixed and seen:
-                return
-            yield resized(feeds, fixed)
-        else:
-            yield {name: value[: samples - seen] for name, value in feeds.items()}
-        seen += size
-        if seen >= samples:
-            return
-
-
-def _named(model: OnnxModel, context: Context) -> OnnxModel:
-    """The model with a name on every node, since the quantizer is told by name which to quantize."""
-    import onnx
-
-    proto = onnx.load(model.path)
-    if all(node.name for node in proto.graph.node):
-        return model
-    for index, node in enumerate(proto.graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"
-    return write_onnx(proto, context.folder / "named.onnx")
-
-
-def _matches(node: Any, pattern: str) -> bool:
-    return fnmatch(node.name, pattern) or fnmatch(node.op_type, pattern)
+    def _biases(self, graph: Graph, node: Any, context: Context) -> bool:
+        """An Add of a constant is a bias, whatever the exporter calls it, and stays in float where biases do."""
+        constant = any(name in graph.constants for name in node.input)
+        return node.op_type == "Add" and constant and not context.scheme.quantize_bias

@@ -158,3 +158,46 @@ def bright(samples):
     for i, label in enumerate(y):
         x[i, label % 3, :, 3 * label : 3 * label + 4] += 2
     return x, y
+
+
+@pytest.fixture(scope="session")
+def uneven(tmp_path_factory):
+    """A small MobileNet, input `image` (batch, 3, 8, 8), output `logits` (batch, 5), whose channels differ 100-fold."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from optimize.models import read_onnx
+
+    random = np.random.default_rng(0)
+    spread = 10.0 ** random.uniform(-3, 1, 8)
+
+    def normal(*shape):
+        return random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+
+    weights = {
+        "w1": normal(8, 3, 3, 3) * spread.reshape(-1, 1, 1, 1), "b1": np.abs(normal(8, 4)[:, 0]) * spread,
+        "w2": normal(8, 1, 3, 3) * 3 / spread.reshape(-1, 1, 1, 1), "b2": np.abs(normal(8, 4)[:, 0]),
+        "w3": normal(16, 8, 1, 1), "b3": normal(16, 4)[:, 0],
+        "w4": normal(5, 16), "b4": np.zeros(5), "low": np.array(0.0), "high": np.array(6.0),
+    }  # fmt: skip
+    pads = {"pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Conv", ["image", "w1", "b1"], ["a"], "first", **pads),
+        helper.make_node("Clip", ["a", "low", "high"], ["c"], "clip1"),
+        helper.make_node("Conv", ["c", "w2", "b2"], ["d"], "depthwise", group=8, **pads),
+        helper.make_node("Clip", ["d", "low", "high"], ["e"], "clip2"),
+        helper.make_node("Conv", ["e", "w3", "b3"], ["f"], "pointwise"),
+        helper.make_node("Relu", ["f"], ["g"], "relu"),
+        helper.make_node("GlobalAveragePool", ["g"], ["h"], "pool"),
+        helper.make_node("Flatten", ["h"], ["i"], "flatten"),
+        helper.make_node("Gemm", ["i", "w4", "b4"], ["logits"], "classifier", transB=1),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+        for name, shape in (("image", (3, 8, 8)), ("logits", (5,)))
+    ]
+    tensors = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "uneven", ends[:1], ends[1:], tensors)
+    path = tmp_path_factory.mktemp("uneven") / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return read_onnx(path)

@@ -99,7 +99,7 @@ def test_quantized_says_its_precision_and_its_noise(builder):
     assert "int8" in found.precision
     assert [one.use for one in found.made] == ["simplify", "quantize_static"]
     assert 10 < found.made[-1].signal_to_noise_db < 80
-    assert found.made[-1].notes == []
+    assert found.made[-1].notes == ["the biases of 3 layers were corrected"]
 
 
 def test_a_quantize_step_that_fails_marks_its_candidates_only(builder):

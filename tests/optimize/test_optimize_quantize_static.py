@@ -218,18 +218,60 @@ def test_nodes_without_names_are_quantized_and_can_be_excluded_by_kind(tiny_onnx
 
 
 @pytest.mark.parametrize(
-    ("settings", "ops"), [({"exclude": ("*",)}, PLAIN.ops), ({"include": ("nothing*",)}, PLAIN.ops), ({}, ("Tanh",))]
+    ("settings", "ops"), [({"exclude": ("*",)}, PLAIN.ops), ({"include": ("Relu",)}, PLAIN.ops), ({}, ("Tanh",))]
 )
 def test_nothing_to_quantize_is_an_error_that_says_what_there_is(tiny_onnx, image_context, settings, ops):
     with pytest.raises(StepError, match="nothing to quantize: the model has Add, Conv, Gemm, ReduceMean, Relu"):
         Step(**settings)(read_onnx(tiny_onnx), image_context(scheme=Scheme(ops=ops)))
 
 
+@pytest.mark.parametrize("field", ["include", "exclude"])
+def test_a_pattern_that_matches_nothing_says_what_there_is(tiny_onnx, image_context, field):
+    with pytest.raises(
+        StepError, match=f"{field} 'conv9' matches nothing: the model has Add, Conv.* names such as node_C"
+    ):
+        Step(**{field: ("conv9",)})(read_onnx(tiny_onnx), image_context(scheme=PLAIN))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"preset": "mixed"}, "'preset' is of method 'nncf', not of 'onnxruntime'"),
+        ({"method": "nncf", "calibration": "entropy"}, "'calibration' is of method 'onnxruntime', not of 'nncf'"),
+        ({"bias_correction": "full"}, "bias_correction 'full' is of method 'nncf'"),
+        ({"vendor": {"CalibPercentile": 99.0}}, "CalibPercentile is not heard here: set `calibration`, `percentile`"),
+    ],
+)
+def test_settings_of_another_method_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Step(**settings)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
+def test_nncf_keeps_to_the_scheme_of_every_target(target, tiny_onnx, tiny_data, image_context):
+    scheme = scheme_of(target)
+    found = Step(method="nncf")(read_onnx(tiny_onnx), image_context(scheme=scheme))
+    graph = Graph(found.path)
+    points = [graph.zero_point(node) for node in graph.of("QuantizeLinear") if node.input[0] not in graph.values]
+    assert points and all(point.dtype == scheme.activation for point in points)
+    assert not scheme.activation_symmetric or not any(point.any() for point in points)
+    feeds = {"image": tiny_data[0][:7]}
+    assert signal_to_noise(judge(found).run(feeds), judge(read_onnx(tiny_onnx)).run(feeds)) > 15
+
+
+def test_auto_stands_for_each_library():
+    ways = Step(method="auto", samples=7).ways()
+    assert [(way.method, way.title(), way.samples) for way in ways] == [
+        ("onnxruntime", "int8", 7), ("nncf", "int8-nncf", 7),
+    ]  # fmt: skip
+    assert Step().ways() == (Step(),)
+
+
 def test_a_quantizer_that_fails_is_a_step_error(tiny_onnx, image_context, monkeypatch):
     def fail(*arguments, **settings):
         raise KeyError("a tensor that it lost")
 
-    monkeypatch.setattr(onnxruntime.quantization, "quantize_static", fail)
+    monkeypatch.setattr(onnxruntime.quantization.qdq_quantizer.QDQQuantizer, "quantize_model", fail)
     with pytest.raises(StepError, match="quantizer failed: KeyError: 'a tensor that it lost'"):
         Step()(read_onnx(tiny_onnx), image_context(scheme=PLAIN))
 
@@ -330,7 +372,7 @@ def heavy_tails(make_context):
 
 def test_percentile_cuts_the_tails_at_the_percentile(one_conv, heavy_tails):
     values, context = heavy_tails
-    step = Step(calibration="percentile", samples=20_000, vendor={"CalibPercentile": 99.0})
+    step = Step(calibration="percentile", samples=20_000, percentile=99.0)
     low, high = np.quantile(values, (0.01, 0.99))
     assert seen_range(step, one_conv, context) < 1.5 * (high - low) < 0.2 * (values.max() - values.min())
 
@@ -338,20 +380,38 @@ def test_percentile_cuts_the_tails_at_the_percentile(one_conv, heavy_tails):
 def test_an_add_of_a_constant_is_a_bias(tmp_path, make_context):
     """Left in float where biases are: TensorRT refuses a scalar in int8, and a bias in int8 costs accuracy."""
     nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["a"], "product"),
+        helper.make_node("Conv", ["x", "w"], ["a"], "product"),
         helper.make_node("Add", ["a", "b"], ["c"], "bias"),
         helper.make_node("Add", ["c", "a"], ["y"], "sum"),
     ]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4, 2, 2]) for name in ("x", "y")]
     random = np.random.default_rng(0)
-    values = {"w": random.standard_normal((4, 4)), "b": random.standard_normal(4)}
+    values = {"w": random.standard_normal((4, 4, 1, 1)), "b": random.standard_normal((4, 1, 1))}
     weights = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
-    x = random.standard_normal((32, 4)).astype(np.float32)
+    x = random.standard_normal((32, 4, 2, 2)).astype(np.float32)
     for target, quantized in (("tensorrt", False), ("onnxruntime", True)):
         context = make_context({"x": x}, scheme=scheme_of(target))
         found = Graph(Step()(read_onnx(tmp_path / "m.onnx"), context).path)
         bias, total = found.of("Add")
         assert (found.behind(bias.input[1]) is not None) == quantized
         assert all(found.behind(name) is not None for name in total.input)
+
+
+def test_a_sum_behind_matrix_products_stays_in_float(tmp_path, make_context):
+    """Their kernels give float: rounding it for a sum would round twice, and gain nothing."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "product"),
+        helper.make_node("Add", ["a", "x"], ["y"], "sum"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    random = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(random.standard_normal((4, 4)).astype(np.float32), "w")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
+    for target in targets.names():
+        context = make_context({"x": random.standard_normal((32, 4)).astype(np.float32)}, scheme=scheme_of(target))
+        found = Graph(Step()(read_onnx(tmp_path / "m.onnx"), context).path)
+        assert len(found.of("QuantizeLinear")) == 1 and len(found.quantized_weights("MatMul")) == 1
+        assert all(found.behind(name) is None for name in found.of("Add")[0].input)

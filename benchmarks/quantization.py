@@ -1,0 +1,232 @@
+"""int8 on models that nobody here made: every method of `quantize_static`, repaired, beside the libraries' defaults.
+
+    python benchmarks/quantization.py --zoo DIR [--quick] [--json FILE] [MODEL ...]
+
+DIR holds common.py and a folder a model. Of each model and engine: plain fp32; ONNX Runtime's quantizer and NNCF
+as they come; ours by each library, and repaired where one loses more than the recipe allows. All are compiled,
+judged on the recipe's test split by the real engine, and timed interleaved. `--quick`: one model, few rounds.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+HERE = Path(__file__).parent / "zoo"
+sys.path[:0] = [str(HERE.parent.parent)]
+
+import numpy as np  # noqa: E402
+
+from optimize.models import OnnxModel, write_onnx  # noqa: E402
+from optimize.steps import Context, Settings  # noqa: E402
+from optimize.steps._probes import batches  # noqa: E402
+
+MODELS = ("resnet20", "resnet56_int8", "mobilenet_v1_025", "squeezenet", "minilm", "dncnn")
+QUICK = ("resnet20",)
+ENGINES = ("onnxruntime", "openvino")
+ROUNDS = 8
+COLUMNS = (
+    "model",
+    "engine",
+    "method",
+    "accuracy",
+    "drop",
+    "agreement",
+    "sqnr_db",
+    "p50_ms",
+    "ratio",
+    "low",
+    "high",
+    "mb",
+)
+
+
+class OnnxruntimeDefault(Settings):
+    """`onnxruntime.quantization.quantize_static` with nothing said but the data."""
+
+    label: ClassVar[str] = "int8 of ONNX Runtime's defaults"
+    samples: int = 300
+
+    def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
+        """Write a model.onnx."""
+        import onnx
+        from onnxruntime.quantization import QuantFormat, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        ready, out = context.folder / "ready.onnx", context.folder / "out.onnx"
+        quant_pre_process(str(model.path), str(ready), skip_symbolic_shape=True)
+        feeds = batches(context.calibrate, model.specs, self.samples, 1)
+
+        class Reader:
+            def get_next(self):
+                return next(feeds, None)
+
+        quantize_static(str(ready), str(out), Reader(), quant_format=QuantFormat.QDQ)
+        written = write_onnx(onnx.load(out), context.folder / "model.onnx")
+        ready.unlink(), out.unlink()
+        return written
+
+
+class NncfDefault(Settings):
+    """`nncf.quantize` with nothing said but the data."""
+
+    label: ClassVar[str] = "int8 of NNCF's defaults"
+    samples: int = 300
+
+    def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
+        """Write a model.onnx."""
+        os.environ.setdefault("NNCF_CI", "1")
+        import nncf
+        import onnx
+
+        data = list(batches(context.calibrate, model.specs, self.samples, 1))
+        rounded = nncf.quantize(onnx.load(model.path), nncf.Dataset(data), subset_size=self.samples)
+        return write_onnx(rounded, context.folder / "model.onnx")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all by default")
+    parser.add_argument("--zoo", required=True, type=Path)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if unknown := set(options.models) - set(MODELS):
+        parser.error(f"unknown model {', '.join(sorted(unknown))}; known: {', '.join(MODELS)}")
+    os.environ["ZOO"] = str(options.zoo.absolute())
+    rows: list[dict[str, Any]] = []
+    for name in options.models or (QUICK if options.quick else MODELS):
+        with tempfile.TemporaryDirectory() as folder:
+            rows += compared(name, Path(folder), 3 if options.quick else ROUNDS)
+        show([row for row in rows if row["model"] == name])
+        if options.json:
+            from runtime.host import facts
+
+            found = {"machine": facts().to_json(), "rows": rows}
+            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
+    """A row for each method on each engine."""
+    from optimize import plan, recipe
+    from optimize.build import Builder, Built
+    from optimize.cache import Cache, default_folder
+    from optimize.evaluate import evaluate
+    from optimize.judge import accuracy
+    from optimize.pipeline import DISTRIBUTIONS
+    from optimize.progress import Progress
+    from optimize.repair import repaired
+    from optimize.steps.quantize_static import Step as QuantizeStatic
+    from optimize.steps.repair import Step as Repair
+    from optimize.subject import prepare
+    from runtime import host
+    from runtime.measure import measure
+
+    zoo = Path(os.environ["ZOO"])
+    changes = [f"model.path={zoo}/squeezenet_fp16_onnx/SqueezeNet_fp16.onnx"] if name == "squeezenet" else []
+    asked = recipe.load(HERE / f"{name}.toml", changes)
+    samples = next((step.samples for step in asked.steps if isinstance(step, QuantizeStatic)), 300)
+    ours = QuantizeStatic(method="auto", samples=samples)
+    asked = asked.model_copy(update={"steps": (ours, Repair()), "targets": {engine: {} for engine in ENGINES}})
+    progress = Progress(1)
+    progress.stage(name)
+    log = work / "log.txt"
+    subject = prepare(asked, progress, log)
+    builder = Builder(subject, Cache(default_folder()), host.versions(DISTRIBUTIONS), work, log, progress)
+    candidates = [one for one in plan.expand(asked, host.facts()) if one.role != "vendor"]
+    for engine in ENGINES:
+        plain = plan.role_of(candidates, engine, "plain")
+        for step in (OnnxruntimeDefault(samples=samples), NncfDefault(samples=samples)):
+            candidates.append(
+                replace(plain, name=f"{engine}-{step.label}", role="steps", steps=(*plain.steps, step), repair=None)
+            )
+    made = {}
+    seconds = {}
+    for candidate in candidates:
+        begun = time.monotonic()
+        made[candidate.name] = builder.build(candidate)
+        seconds[candidate.name] = time.monotonic() - begun
+    built = {key: one for key, one in made.items() if isinstance(one, Built)}
+
+    def score(split, names):
+        found = evaluate(
+            [subject.contender, *(built[one].contender for one in names)], split, subject.metric,
+            subject.evaluate_batch, own_labels=subject.own_labels, fixed=subject.fixed, log=log,
+        )  # fmt: skip
+        return found, {
+            one: accuracy(subject.metric, found.statistics["original"], found.statistics[one], 0.0)
+            for one in names
+            if one in found.statistics
+        }
+
+    _, validate = score(subject.splits.validate, list(built))
+    original = score(subject.splits.validate, [])[0].statistics["original"]
+    limit = recipe.allowed_drop(asked.constraints.max_drop, accuracy(subject.metric, original, None, 0.0).value)
+    for candidate in [one for one in candidates if one.repair and one.name in validate]:
+        if validate[candidate.name].drop <= limit:
+            continue
+
+        def holds(one, new):
+            built[one.name] = new
+            return score(subject.splits.validate, [one.name])[1][one.name].drop <= limit
+
+        begun = time.monotonic()
+        found = repaired(subject, builder, candidate, built[candidate.name], holds, log, progress)
+        if found:
+            candidates.append(found.candidate)
+            made[found.candidate.name] = built[found.candidate.name] = found.built
+            seconds[found.candidate.name] = time.monotonic() - begun
+    scores, test = score(subject.splits.test, list(built))
+    rows = []
+    for engine in ENGINES:
+        own = [one for one in candidates if one.target.name == engine]
+        alive = [one for one in own if one.name in test]
+        base = plan.role_of(own, engine, "plain").name
+        order = [built[base].contender, *(built[one.name].contender for one in alive if one.name != base)]
+        timed = measure(order, subject.feeds, rounds=rounds, log=log, progress=progress.count)
+        for one in own:
+            row: dict[str, Any] = dict.fromkeys(COLUMNS)
+            row |= {"model": name, "engine": engine, "method": one.name.removeprefix(f"{engine}-")}
+            row["seconds"] = seconds.get(one.name)
+            if one.name not in built:
+                row["reason"] = made[one.name].reason
+            if one.name in test:
+                seen, detail = test[one.name], scores.details[one.name]
+                row |= {"accuracy": seen.value, "drop": seen.drop, "drop_low": seen.low, "drop_high": seen.high}
+                row |= {"agreement": detail.agreement, "sqnr_db": detail.sqnr_db}
+                row["validate_drop"] = validate[one.name].drop if one.name in validate else None
+                row["mb"] = built[one.name].size_bytes / 1e6
+            elif one.name in built:
+                row["reason"] = scores.failed.get(one.name) or scores.wrong.get(one.name)
+            if one.name in timed.traces:
+                row["p50_ms"] = float(np.median(timed.traces[one.name].samples)) / 1e6
+                ratio = timed.ratio(one.name) if one.name != base else None
+                row |= {"ratio": ratio.value, "low": ratio.low, "high": ratio.high} if ratio else {}
+            row["floor"] = timed.floor
+            rows.append(row)
+    progress.close()
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    def cell(value: Any) -> str:
+        return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    table = [list(COLUMNS), *([cell(row[column]) for column in COLUMNS] for row in rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(COLUMNS))]
+    for line in table:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)))
+    for row in rows:
+        if row.get("reason"):
+            print(f"{row['engine']} {row['method']}: {row['reason']}")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Find the layers of a rounded candidate that are worth more in float: accuracy regained for each millisecond lost.
+
+What a layer regains is the noise in the outputs that goes away with it alone in float, on calibration data; what it
+costs is measured on the target's engine, interleaved with the candidate as it is. Both are kept of every layer tried.
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from optimize.build import Builder, Built, Lost
+from optimize.data import Split
+from optimize.models import OnnxModel, write_onnx
+from optimize.plan import Candidate
+from optimize.progress import Progress
+from optimize.report import LayerRepair
+from optimize.steps import Settings
+from optimize.steps._float import quantized, to_float
+from optimize.subject import Subject
+from optimize.verify import judge, sized_feeds
+from runtime.errors import StepError
+from runtime.measure import measure
+from runtime.tensors import Array
+
+log = logging.getLogger(__name__)
+
+SAMPLES = 32  # of calibrate, for the noise in the outputs
+ROUNDS = 4  # of the measurement of what each layer costs
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # how many layers a try has in float
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """The try that holds the limit, or the last one; and every layer that was looked at, best first."""
+
+    candidate: Candidate
+    built: Built
+    layers: tuple[LayerRepair, ...]
+
+
+def repaired(
+    subject: Subject, builder: Builder, candidate: Candidate, built: Built, holds: Callable[[Candidate, Built], bool],
+    log_file: Path, progress: Progress,
+) -> Repaired | None:  # fmt: skip
+    """Return layers to float, the one that regains most for its time first, until `holds` says that it is enough.
+
+    Args:
+        subject: with the calibration data and the inputs that are timed.
+        builder: makes the tries.
+        candidate: that loses too much, its step `repair` left out.
+        built: it.
+        holds: whether a try is good enough, on validate.
+        log_file: where vendors' chatter goes.
+        progress: told what is being done.
+
+    Returns:
+        None where no layer alone regains anything.
+
+    Raises:
+        StepError: the model does not run with layers in float.
+    """
+    assert candidate.repair is not None  # its callers looked
+    before = builder.unrounded(candidate)
+    assert before is not None  # it is rounded
+    progress.say(f"what each layer of {candidate.name} would regain")
+    with tempfile.TemporaryDirectory() as folder:
+        gains = regained(before, built.model, subject.splits.calibrate, Path(folder), progress.count)
+    promising = sorted((one for one in gains if one.regained > 0), key=lambda one: -one.regained)[
+        : candidate.repair.most
+    ]
+    if not promising:
+        return None
+    costs = _costs(subject, builder, candidate, built, [one.name for one in promising], log_file, progress)
+    layers = tuple(
+        sorted(
+            (one.model_copy(update={"ms": costs.lost.get(one.name)}) for one in promising if one.name in costs.lost),
+            key=lambda one: -one.regained / max(one.ms or 0.0, costs.floor),
+        )
+    )
+    for one in layers:
+        log.info("%s: %s in float regains %.1f %% of the noise and costs %.4f ms", candidate.name, one.name,
+                 100 * one.regained, one.ms)  # fmt: skip
+    found: Repaired | None = None
+    for size in [size for size in SIZES if size < len(layers)] + [len(layers)]:
+        names = tuple(one.name for one in layers[:size])
+        progress.say(f"{candidate.name} with {size} layers in float")
+        tried = _with(candidate, names, f"{candidate.name}-repaired")
+        made = builder.build(tried)
+        if isinstance(made, Lost):
+            log.info("%s with %s in float: %s", candidate.name, ", ".join(names), made.reason)
+            continue
+        found = Repaired(tried, made, tuple(one.model_copy(update={"returned": one.name in names}) for one in layers))
+        if holds(tried, made):
+            break
+    return found
+
+
+def regained(
+    before: OnnxModel, after: OnnxModel, split: Split, folder: Path, progress: Callable[[int, int, str], None]
+) -> list[LayerRepair]:
+    """For each layer in int8 the share of the noise in the outputs that is gone when it alone computes in float.
+
+    Args:
+        before: in full precision.
+        after: rounded.
+        split: of calibration data; its first samples are used.
+        folder: for what is temporary.
+        progress: told how many of how many layers.
+    """
+    import onnx
+
+    exact, rounded = onnx.load(before.path), onnx.load(after.path)
+    layers = quantized(rounded)
+    first = after.specs.inputs[0].shape[0] if after.specs.inputs[0].shape else 1
+    feeds = sized_feeds(split, before.specs.inputs, first if isinstance(first, int) else SAMPLES)
+    wanted = judge(before).run(feeds)
+    whole = _noise(judge(after).run(feeds), wanted)
+    found = []
+    for done, layer in enumerate(layers):
+        progress(done, len(layers), "noise without each layer's")
+        proto = onnx.ModelProto()
+        proto.CopyFrom(rounded)
+        to_float(proto, {layer.name}, exact)
+        alone = _noise(judge(write_onnx(proto, folder / f"{done}.onnx")).run(feeds), wanted)
+        found.append(LayerRepair(name=layer.name, op=layer.op_type, regained=1 - alone / whole if whole else 0.0))
+    return found
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Milliseconds a call that each layer costs in float, and what can be told apart at all."""
+
+    lost: Mapping[str, float]
+    floor: float
+
+
+def _costs(
+    subject: Subject, builder: Builder, candidate: Candidate, built: Built, names: Sequence[str], log_file: Path,
+    progress: Progress,
+) -> _Costs:  # fmt: skip
+    contenders = {}
+    for name in names:
+        made = builder.build(_with(candidate, (name,), f"{candidate.name} with {name} in float"))
+        if isinstance(made, Built):
+            contenders[name] = made.contender
+    found = measure(
+        [built.contender, *contenders.values()], subject.feeds, rounds=ROUNDS, log=log_file, progress=progress.count
+    )
+    p50 = float(np.median(found.traces[built.contender.name].samples)) / 1e6
+    lost = {
+        name: p50 * (1 / found.ratio(contender.name).value - 1)
+        for name, contender in contenders.items()
+        if contender.name in found.traces
+    }
+    return _Costs(lost, found.margin * p50)
+
+
+def _with(candidate: Candidate, layers: tuple[str, ...], name: str) -> Candidate:
+    """The candidate with a repair of these layers behind its last step that rounds."""
+    assert candidate.repair is not None  # its callers looked
+    step: Settings = candidate.repair.model_copy(update={"layers": layers})
+    return replace(candidate, name=name, steps=(*candidate.steps, step), repair=None)
+
+
+def _noise(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
+    """Power of the noise over that of the signal, summed over the outputs, each counted alike."""
+    total = 0.0
+    for name, value in wanted.items():
+        if value.dtype.kind == "f":
+            signal = float(np.square(value, dtype=np.float64).sum())
+            total += float(np.square(got[name] - value, dtype=np.float64).sum()) / max(signal, 1e-30)
+    if not np.isfinite(total):
+        raise StepError("an output has NaN or infinity")
+    return total

@@ -1,0 +1,34 @@
+"""A graph made ready to be rounded: in float32, in an opset that has all that is needed, with a name on every node."""
+
+from typing import Any
+
+from optimize.models import OnnxModel
+from optimize.steps import Context
+from optimize.steps._graph import constants_to_weights, name_nodes, opset_of, raised, to_float32
+from runtime.errors import StepError
+
+OLDEST_OPSET = 17
+_ROUNDED = {
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
+    "MatMulInteger", "MatMulNBits",
+}  # fmt: skip
+
+
+def in_float32(model: OnnxModel, context: Context) -> Any:
+    """Read a model; what was done to it is noted.
+
+    Raises:
+        StepError: it is quantized already, or cannot be raised to the opset.
+    """
+    import onnx
+
+    proto = onnx.load(model.path)
+    if done := sorted({node.op_type for node in proto.graph.node} & _ROUNDED):
+        raise StepError(f"the model is quantized already, it has {', '.join(done)}: give the one before that")
+    if opset_of(proto) < OLDEST_OPSET:
+        proto = raised(proto, model, context, OLDEST_OPSET)
+    if to_float32(proto):
+        context.notes.append("its half precision was raised to float32 before quantizing")
+    constants_to_weights(proto)
+    name_nodes(proto)
+    return proto

@@ -1,0 +1,200 @@
+"""What quantizing is made of: layers, ranges, equalization, bias correction, schemes, layers back in float."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from optimize.models import read_onnx, write_onnx
+from optimize.steps._bias import correct_bias
+from optimize.steps._equalize import SIGN, equalize
+from optimize.steps._float import quantized, to_float
+from optimize.steps._graph import opset_of, to_float32
+from optimize.steps._layers import Graph, in_int8
+from optimize.steps._ranges import ranges
+from optimize.steps._schemes import offences
+from optimize.steps.quantize_static import Step
+from optimize.verify import judge, signal_to_noise
+from runtime.errors import StepError
+from targets import Scheme
+
+SCHEME = Scheme(ops=("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool"))
+
+
+@pytest.fixture
+def images(tiny_data):
+    return {"image": tiny_data[0]}
+
+
+@pytest.fixture
+def context(make_context, images):
+    return make_context(images, scheme=SCHEME)
+
+
+def loss(model, other, images):
+    return signal_to_noise(judge(other).run(images), judge(model).run(images))
+
+
+# layers
+
+
+def test_a_layer_ends_behind_its_activation_and_a_sum_is_int8_between_convolutions_only(uneven):
+    graph = Graph(onnx.load(uneven.path))
+    chosen, given = in_int8(graph, SCHEME.ops, lambda node: False)
+    assert [node.name for node in chosen] == ["first", "depthwise", "pointwise", "pool", "classifier"]
+    assert given == ["c", "e", "g", "h"]
+    chosen, _ = in_int8(graph, SCHEME.ops, lambda node: node.name == "pointwise")
+    assert [node.name for node in chosen] == ["first", "depthwise", "classifier"]
+
+
+# ranges
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_streamed_ranges_are_those_of_one_pass_over_everything(method, uneven, make_context, images):
+    proto = onnx.load(uneven.path)
+    shown = onnx.ModelProto()
+    shown.CopyFrom(proto)
+    shown.graph.output.append(onnx.ValueInfoProto(name="a"))
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
+    values = session.run(["a"], images)[0].astype(np.float64).ravel()
+    found = ranges(proto, ["image", "a"], uneven, make_context(images), 64, method, 99.0)
+    low, high = found["a"]
+    if method == "minmax":
+        assert (low, high) == pytest.approx((values.min(), values.max()), rel=1e-5)
+        assert found["image"] == pytest.approx((images["image"].min(), images["image"].max()))
+    elif method == "percentile":
+        step = (values.max() - values.min()) / 2048
+        assert (low, high) == pytest.approx(np.quantile(values, (0.005, 0.995)), abs=2 * step)
+    else:
+        assert values.min() - 1e-3 <= low < 0 < high <= values.max() + 1e-3
+        from onnxruntime.quantization.calibrate import HistogramCollector
+
+        most = np.float32(max(-values.min(), values.max()))
+        counts, edges = np.histogram(values.astype(np.float32), 513, range=(-most, most))
+        ends = [np.float32(values.min()), np.float32(values.max())]
+        whole = HistogramCollector("entropy", False, 513, 128, None, None)
+        wanted = whole.get_entropy_threshold((counts, edges.astype(np.float32), *ends, most), 128)
+        assert (low, high) == pytest.approx([float(one) for one in wanted], rel=0.02)
+
+
+def test_a_number_that_is_none_names_the_node_that_gives_it(uneven, make_context, images):
+    proto = onnx.load(uneven.path)
+    (bias,) = [tensor for tensor in proto.graph.initializer if tensor.name == "b2"]
+    bias.CopyFrom(numpy_helper.from_array(np.full(8, np.nan, np.float32), "b2"))
+    with pytest.raises(StepError, match="'depthwise' \\(Conv\\) gives NaN"):
+        ranges(proto, ["image", "c", "d", "e"], uneven, make_context(images), 64, "minmax", 99.0)
+
+
+# equalization
+
+
+def test_equalizing_changes_no_answer_and_makes_channels_alike(uneven, context, images, tmp_path):
+    proto = onnx.load(uneven.path)
+    assert equalize(proto, uneven, context, 64) == 2
+    assert loss(uneven, write_onnx(proto, tmp_path / "equal.onnx"), images) > 100
+    assert {name for node in proto.graph.node for name in node.output if name.endswith(SIGN)} == {
+        f"{name}{SIGN}" for name in "acde"
+    }
+
+
+def test_equalizing_makes_rounding_better(uneven, make_context, images):
+    plain = Step(bias_correction="none")(uneven, make_context(images, scheme=SCHEME))
+    equal = Step(bias_correction="none", equalize=True)(uneven, make_context(images, scheme=SCHEME))
+    assert loss(uneven, equal, images) > loss(uneven, plain, images) + 3
+
+
+# bias correction
+
+
+def test_bias_correction_takes_the_shift_of_the_mean_back(uneven, make_context, images):
+    context = make_context(images, scheme=SCHEME)
+    crude = Scheme(ops=("Conv",), per_channel=False, quantize_outputs=False)
+    exact = judge(uneven).run(images)["logits"]
+    shifts = []
+    for how in ("none", "fast"):
+        found = Step(bias_correction=how)(uneven, make_context(images, scheme=crude))
+        shifts.append(np.abs((judge(found).run(images)["logits"] - exact).mean(0)).max())
+    assert shifts[1] < 0.6 * shifts[0]
+    proto = onnx.load(uneven.path)
+    rounded = onnx.load(Step(bias_correction="none")(uneven, context).path)
+    assert correct_bias(proto, rounded, uneven, context, 64) == 4
+
+
+# schemes
+
+
+def test_a_result_outside_the_scheme_is_told_by_its_nodes(uneven, context):
+    rounded = onnx.load(Step()(uneven, context).path)
+    assert offences(rounded, SCHEME) == []
+    told = offences(rounded, Scheme(ops=SCHEME.ops, activation="int8", weight="uint8", per_channel=False))
+    assert [line.split(" (")[0] for line in told] == [
+        "activations in uint8 instead of int8", "weights in int8 instead of uint8", "weights with a scale a channel",
+    ]  # fmt: skip
+    strict = Scheme(ops=SCHEME.ops, activation_symmetric=True, quantize_bias=False, reduce_range=True)
+    told = " ".join(offences(rounded, strict))
+    assert "activations with a zero point" in told and "biases in int32" in told and "8 bits instead of 7" in told
+
+
+# back to float
+
+
+def test_every_layer_back_in_float_gives_the_float_graph_again(uneven, context, images, tmp_path):
+    rounded = onnx.load(Step(bias_correction="none")(uneven, context).path)
+    layers = [node.name for node in quantized(rounded)]
+    assert layers == ["first", "depthwise", "pointwise", "classifier"]
+    to_float(rounded, layers, onnx.load(uneven.path))
+    assert not any("quantize" in node.op_type.lower() for node in rounded.graph.node)
+    assert loss(uneven, write_onnx(rounded, tmp_path / "float.onnx"), images) > 100
+
+
+@pytest.mark.parametrize("name", ["first", "depthwise", "pointwise", "classifier"])
+def test_one_layer_back_in_float_is_no_worse_and_its_neighbours_stay_int8(name, uneven, context, images, tmp_path):
+    model = Step(bias_correction="none")(uneven, context)
+    rounded = onnx.load(model.path)
+    to_float(rounded, {name}, onnx.load(uneven.path))
+    assert [node.name for node in quantized(rounded)] == [
+        other for other in ("first", "depthwise", "pointwise", "classifier") if other != name
+    ]
+    onnx.checker.check_model(rounded)
+    assert loss(uneven, write_onnx(rounded, tmp_path / "one.onnx"), images) > loss(uneven, model, images) - 1
+
+
+# older and narrower models
+
+
+def test_an_old_half_precision_model_is_raised_and_keeps_its_ends(uneven, make_context, images, tmp_path):
+    from optimize.steps.cast_fp16 import Step as Cast
+
+    half = Cast(keep_io=False)(uneven, make_context(images))
+    narrow = {"image": images["image"].astype(np.float16)}
+    context = make_context(narrow, scheme=SCHEME)
+    found = Step()(half, context)
+    assert found.specs == half.specs
+    assert any("half precision" in note for note in context.notes)
+    got, wanted = judge(found).run(narrow), judge(uneven).run(images)
+    assert signal_to_noise({"logits": got["logits"].astype(np.float32)}, wanted) > 15
+    proto = onnx.load(half.path)
+    assert to_float32(proto) and not to_float32(onnx.load(uneven.path))
+    assert loss(uneven, uneven, images) == np.inf and opset_of(proto) >= 17
+
+
+def test_an_older_opset_is_raised(make_context, tmp_path):
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "conv")]
+    ends = [helper.make_tensor_value_info(name, 1, ["batch", 2, 4, 4]) for name in "xy"]
+    random = np.random.default_rng(0)
+    weight = numpy_helper.from_array(random.standard_normal((2, 2, 1, 1)).astype(np.float32), "w")
+    graph = helper.make_graph(nodes, "old", ends[:1], ends[1:], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=6), tmp_path / "old.onnx")
+    feeds = {"x": random.standard_normal((16, 2, 4, 4)).astype(np.float32)}
+    context = make_context(feeds, scheme=SCHEME)
+    found = Step()(read_onnx(tmp_path / "old.onnx"), context)
+    assert opset_of(onnx.load(found.path)) == 17 and "raised from opset 9 to 17" in context.notes
+
+
+def test_a_model_that_is_quantized_already_is_refused(uneven, context, make_context, images):
+    once = Step()(uneven, context)
+    with pytest.raises(StepError, match="quantized already, it has DequantizeLinear, QuantizeLinear"):
+        Step()(once, make_context(images, scheme=SCHEME))
