@@ -28,6 +28,7 @@ def raised(proto: Any, model: OnnxModel, context: Context, opset: int) -> Any:
     from onnx import version_converter
 
     before = opset_of(proto)
+    proto.ir_version = max(proto.ir_version, 4)  # before it, a weight had to be an input too
     try:
         found = version_converter.convert_version(proto, opset)
     except Exception as error:  # it raises whatever the first op that it cannot convert raises

@@ -105,8 +105,9 @@ class Step(Settings):
         rounded = rounding(proto)
         if self.bias_correction == "fast":
             done = correct_bias(proto, rounded, model, context, self.samples)
-            context.notes.append(f"the biases of {done} layers were corrected")
-            rounded = rounding(proto)
+            if done:
+                context.notes.append(f"the biases of {done} layers were corrected")
+                rounded = rounding(proto)
         if offending := offences(rounded, context.scheme):
             raise StepError(f"{self.method} does not keep to the scheme of this target: {'; '.join(offending)}")
         return write_onnx(rounded, context.folder / "model.onnx")
