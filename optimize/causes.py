@@ -3,13 +3,14 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from optimize import noise
+from optimize import noise, sensitivity
 from optimize.build import Builder, Built
 from optimize.explain import explained
 from optimize.plan import Candidate
 from optimize.progress import Progress
-from optimize.report import LayerNoise, Row
+from optimize.report import Row
 from optimize.subject import Subject
 from runtime.errors import Error
 
@@ -20,7 +21,7 @@ def causes(
     subject: Subject, builder: Builder, candidates: Sequence[Candidate], built: Mapping[str, Built],
     rows: Mapping[str, Row], chosen: Mapping[str, str], progress: Progress,
 ) -> tuple[dict[str, Row], list[str]]:  # fmt: skip
-    """Rows with `explained` (of the chosen) and `noise` (of one rounded candidate a target); what could not be told.
+    """Rows with `explained` (of the chosen), `noise` and `sensitivity` (of one rounded candidate a target); untold.
 
     Where nothing rounded was chosen, the first that is rounded is looked at: it may be why.
     """
@@ -40,7 +41,7 @@ def causes(
             notes.append(f"{target}: where the accuracy went could not be told: {error}")
             continue
         if told:
-            found[told[0]] = found[told[0]].model_copy(update={"noise": told[1]})
+            found[told[0]] = found[told[0]].model_copy(update=told[1])
     return found, notes
 
 
@@ -54,11 +55,16 @@ def _by_target(candidates: Sequence[Candidate], built: Mapping[str, Built]) -> d
 
 def _noise(
     subject: Subject, builder: Builder, candidate: Candidate, built: Mapping[str, Built], progress: Progress
-) -> tuple[str, list[LayerNoise]] | None:
+) -> tuple[str, dict[str, Any]] | None:
     before = builder.unrounded(candidate)
     if before is None:
         return None
     progress.say(f"noise of the layers of {candidate.name}")
     with tempfile.TemporaryDirectory() as folder:
-        calibrate, after = subject.splits.calibrate, built[candidate.name].model
-        return candidate.name, noise.by_layer(before, after, calibrate, SAMPLES, Path(folder))
+        splits, after = subject.splits, built[candidate.name].model
+        lost = noise.by_layer(before, after, splits.calibrate, SAMPLES, Path(folder))
+        minded = sensitivity.by_layer(
+            before, after, splits.calibrate, splits.validate, subject.metric if subject.own_labels else None,
+            Path(folder), progress.count,
+        )  # fmt: skip
+        return candidate.name, {"noise": lost, "sensitivity": minded}

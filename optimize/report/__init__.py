@@ -136,6 +136,19 @@ class LayerNoise(_Part):
         return float(after - before)
 
 
+class LayerSensitivity(_Part):
+    """How much a model minds one layer alone in int8.
+
+    `sqnr_db` is of the worst output, on calibration data; `drop`, of the metric on some of validate, is for the layers
+    minded most, null for the others and without labels.
+    """
+
+    name: str
+    op: str
+    sqnr_db: End
+    drop: float | None = None
+
+
 class LayerRepair(_Part):
     """A layer of a rounded candidate in float again: what it regains and costs by itself.
 
@@ -225,6 +238,7 @@ class Row(_Part):
     made: list[Made] = Field(default_factory=list)
     explained: Explained | None = None
     noise: list[LayerNoise] = Field(default_factory=list)
+    sensitivity: list[LayerSensitivity] = Field(default_factory=list)
     repair: list[LayerRepair] = Field(default_factory=list)
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, ser_json_inf_nan="strings")

@@ -100,6 +100,7 @@ def text(report: Report) -> str:
         flips=differences.flips(report),
         reasons=[_reason(row) for row in report.candidates if row.explained],
         noises=[(row.name, words.noisiest(row), reasons.noise(row)) for row in report.candidates if row.noise],
+        minded=[reasons.sensitivity(report, row) for row in report.candidates if row.sensitivity],
         repairs=[(row.name, words.repaired(row), reasons.repair(row)) for row in report.candidates if row.repair],
         devices=devices.timings(report),
         machines=[words.device(one) for one in report.devices],

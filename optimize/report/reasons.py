@@ -1,6 +1,6 @@
 """The tables of report.html that say why: each layer's time and precision, its noise, what it brings in float."""
 
-from optimize.report import LayerTime, Row
+from optimize.report import LayerTime, Report, Row, words
 from optimize.report.tables import Cell, Line, Table
 
 NOISIEST = 12
@@ -35,6 +35,23 @@ def noise(row: Row) -> Table:
         for one in row.noise[:NOISIEST]
     ]
     return Table(f"noise-{row.name}", f"Where {row.name} lost most of the signal", columns, tuple(lines))
+
+
+def sensitivity(report: Report, row: Row) -> Table:
+    """The layers that the model minds most, each alone in int8."""
+    columns = (("layer", False), ("op", False), ("signal to noise dB", True), ("drop", True))
+    lines = [
+        Line(
+            (
+                Cell(one.name, key=one.name),
+                Cell(one.op, key=one.op),
+                Cell(f"{one.sqnr_db:.1f}", key=one.sqnr_db),
+                Cell("" if one.drop is None else words.figure(report, one.drop), key=one.drop, reason="not measured"),
+            )
+        )
+        for one in row.sensitivity[:NOISIEST]
+    ]
+    return Table(f"minded-{row.name}", f"Layers of {row.name}, each alone in int8", columns, tuple(lines))
 
 
 def repair(row: Row) -> Table:

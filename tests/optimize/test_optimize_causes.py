@@ -62,7 +62,7 @@ def lined_up(**unrounded):
     candidates = [SimpleNamespace(name=name, target=target) for name in unrounded]
     built = {name: SimpleNamespace(files={}, model=name) for name in unrounded}
     rows = {name: Rowlike(name=name, noise=[]) for name in unrounded}
-    subject = SimpleNamespace(splits=SimpleNamespace(calibrate="data"))
+    subject = SimpleNamespace(splits=SimpleNamespace(calibrate="data", validate="more"), own_labels=False)
     return subject, SimpleNamespace(unrounded=ask), candidates, built, rows
 
 
@@ -76,6 +76,7 @@ def test_what_cannot_be_told_is_a_note_and_nothing_else_is_lost():
 @pytest.mark.parametrize(("chosen", "looked_at"), [("plain", "first"), ("second", "second"), (None, "first")])
 def test_which_is_looked_at(monkeypatch, chosen, looked_at):
     monkeypatch.setattr("optimize.noise.by_layer", lambda before, after, split, samples, folder: [f"noise of {after}"])
+    monkeypatch.setattr("optimize.sensitivity.by_layer", lambda *asked: [f"minded {asked[1]}"])
     asked = lined_up(plain=None, first="before first", second="before second")
     found, notes = causes(*asked, {"t": chosen} if chosen else {}, Progress(1, silent=True))
     assert {name: row.noise for name, row in found.items() if row.noise} == {looked_at: [f"noise of {looked_at}"]}

@@ -1,0 +1,82 @@
+"""How much a model minds each layer in int8: the outputs' signal to noise and the metric with it alone rounded."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optimize.data import Split, resized
+from optimize.metrics import Metric, Rows
+from optimize.models import OnnxModel, write_onnx
+from optimize.report import LayerSensitivity
+from optimize.steps._float import quantized, to_float
+from optimize.verify import judge, signal_to_noise, sized_feeds
+from runtime import engines
+from runtime.host import facts
+
+SAMPLES = 16  # of calibrate, for the signal to noise
+JUDGED, JUDGED_SAMPLES = 8, 256  # the layers minded most, and the samples of validate, for the metric
+
+
+def by_layer(
+    before: OnnxModel, after: OnnxModel, calibrate: Split, validate: Split, metric: Metric | None, folder: Path,
+    progress: Callable[[int, int, str], None],
+) -> list[LayerSensitivity]:  # fmt: skip
+    """Every layer that multiplies in int8, the one that is minded most first.
+
+    Args:
+        before: in full precision.
+        after: rounded.
+        calibrate: for the signal to noise.
+        validate: for the metric.
+        metric: None where the data has no labels for it.
+        folder: for what is temporary.
+        progress: told how many of how many layers.
+
+    Raises:
+        EngineError: the model does not run with layers in float.
+    """
+    import onnx
+
+    exact, rounded = onnx.load(before.path), onnx.load(after.path)
+    layers = quantized(rounded)
+    first = before.specs.inputs[0].shape[0] if before.specs.inputs[0].shape else 1
+    feeds = sized_feeds(calibrate, before.specs.inputs, first if isinstance(first, int) else SAMPLES)
+    wanted = judge(before).run(feeds)
+    found, models = [], {}
+    for done, layer in enumerate(layers):
+        progress(done, len(layers), "each layer alone in int8")
+        proto = onnx.ModelProto()
+        proto.CopyFrom(rounded)
+        to_float(proto, {other.name for other in layers} - {layer.name}, exact)
+        models[layer.name] = alone = write_onnx(proto, folder / f"{done}.onnx")
+        ratio = signal_to_noise(judge(alone).run(feeds), wanted)
+        found.append(LayerSensitivity(name=layer.name, op=layer.op_type, sqnr_db=ratio))
+    found.sort(key=lambda one: one.sqnr_db)
+    if metric is None or not found:
+        return found
+    base = _value(before, validate, metric, first)
+    sign = 1 if metric.higher_is_better else -1
+    for place, one in enumerate(found[:JUDGED]):
+        progress(place, JUDGED, "the metric with each layer alone in int8")
+        drop = sign * (base - _value(models[one.name], validate, metric, first))
+        found[place] = one.model_copy(update={"drop": drop})
+    return found
+
+
+def _value(model: OnnxModel, split: Split, metric: Metric, first: int | str) -> float:
+    """The metric on the first samples, by ONNX Runtime as it comes."""
+    session = engines.get("onnxruntime").open({"model": model.path}, model.specs, facts(), {})
+    parts: list[Any] = []
+    seen = 0
+    for feeds, labels in split.batches(first if isinstance(first, int) else 16):
+        size = len(next(iter(feeds.values())))
+        if isinstance(first, int) and size < first:
+            feeds = resized(feeds, first)
+        outputs = {name: value[:size] for name, value in session.run(feeds).items()}
+        assert labels is not None  # its callers looked
+        parts.append(Rows.of(metric.update(outputs, labels)))
+        seen += size
+        if seen >= JUDGED_SAMPLES:
+            break
+    session.close()
+    return metric.finish(Rows.joined(parts).values)

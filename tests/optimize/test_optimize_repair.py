@@ -1,0 +1,148 @@
+"""Layers back to float: what they regain for what they cost, by themselves and in a whole run."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from optimize import recipe, repair
+from optimize.build import Built, Lost
+from optimize.models import write_onnx
+from optimize.plan import Candidate, expand
+from optimize.progress import Progress
+from optimize.report import LayerRepair
+from optimize.steps import get
+from optimize.steps._float import quantized
+from optimize.steps.repair import Step as Repair
+from optimize.verify import judge
+from runtime import host
+from runtime.errors import StepError
+from targets import Scheme
+
+SCHEME = Scheme(ops=("Conv", "Gemm", "GlobalAveragePool"))
+
+
+def test_a_layer_in_float_regains_a_share_of_the_noise(uneven, make_context, tiny_data, tmp_path):
+    # one scale for all channels of a weight: the small ones of the first layer are lost
+    context = make_context({"image": tiny_data[0]}, scheme=replace(SCHEME, per_channel=False))
+    rounded = get("quantize_static")(bias_correction="none")(uneven, context)
+    found = repair.regained(uneven, rounded, context.calibrate, tmp_path, lambda *told: None)
+    assert [one.name for one in found] == ["first", "depthwise", "pointwise", "classifier"]
+    assert max(one.regained for one in found) > 0.2 and all(one.regained < 1 for one in found)
+    assert len({one.regained for one in found}) == 4
+
+
+@pytest.fixture
+def world(monkeypatch, tmp_path):
+    """A search over three layers whose gains and costs are given; `tried` has the layers of each try."""
+
+    def search(gains, costs, enough, floor=0.01):
+        tried = []
+        candidate = Candidate("t-int8", "steps", SimpleNamespace(name="t"), (), {}, SCHEME, repair=Repair())
+
+        def build(one):
+            layers = one.steps[-1].layers
+            if one.name.endswith("-repaired"):
+                tried.append(layers)
+            return (
+                Lost("failed", "as told") if "broken" in layers else Built(None, {}, SimpleNamespace(name=one.name), "")
+            )
+
+        def measure(contenders, feeds, **asked):
+            base = contenders[0].name
+            names = {one.name: one.name.removeprefix("t-int8 with ").removesuffix(" in float") for one in contenders}
+            traces = {name: SimpleNamespace(samples=np.full(3, 1e6)) for name in names}
+            ratios = {name: SimpleNamespace(value=1 / (1 + costs.get(layer, 0.0))) for name, layer in names.items()}
+            return SimpleNamespace(traces=traces, ratio=ratios.__getitem__, margin=floor, base=base)
+
+        layers = [LayerRepair(name=name, op="Conv", regained=gain) for name, gain in gains.items()]
+        monkeypatch.setattr(repair, "regained", lambda *asked: layers)
+        monkeypatch.setattr(repair, "measure", measure)
+        builder = SimpleNamespace(unrounded=lambda one: "before", build=build)
+        subject = SimpleNamespace(splits=SimpleNamespace(calibrate=None), feeds={})
+        built = Built(None, {}, SimpleNamespace(name="t-int8"), "")
+        found = repair.repaired(
+            subject, builder, candidate, built, lambda one, made: len(one.steps[-1].layers) >= enough,
+            tmp_path / "log", Progress(1, silent=True),
+        )  # fmt: skip
+        return found, tried
+
+    return search
+
+
+def test_of_two_layers_that_regain_alike_the_cheap_one_goes_first(world):
+    found, tried = world({"dear": 0.3, "cheap": 0.3, "little": 0.05}, {"dear": 0.5, "cheap": 0.1, "little": 0.1}, 1)
+    assert tried == [("cheap",)]
+    assert [(one.name, one.returned) for one in found.layers] == [("cheap", True), ("dear", False), ("little", False)]
+    assert [one.ms for one in found.layers] == pytest.approx([0.1, 0.5, 0.1])
+
+
+def test_what_regains_most_goes_first_where_costs_cannot_be_told_apart(world):
+    _, tried = world({"a": 0.1, "b": 0.4, "c": 0.2}, {"a": 0.0, "b": 0.009, "c": -0.004}, 3)
+    assert tried == [("b",), ("b", "c"), ("b", "c", "a")]
+
+
+def test_layers_that_regain_nothing_or_do_not_compile_are_left(world):
+    assert world({"a": 0.0, "b": -0.2}, {}, 1) == (None, [])
+    found, tried = world({"broken": 0.4, "b": 0.1}, {}, 1)
+    assert tried == [("b",)] and [one.name for one in found.layers] == ["b"]
+
+
+def test_the_step_itself(uneven, make_context, tiny_data):
+    feeds = {"image": tiny_data[0]}
+    rounded = get("quantize_static")()(uneven, make_context(feeds, scheme=SCHEME))
+    context = replace(make_context(feeds, scheme=SCHEME), unrounded=uneven)
+    found = Repair(layers=("depthwise",))(rounded, context)
+    assert [node.name for node in quantized(onnx.load(found.path))] == ["first", "pointwise", "classifier"]
+    assert judge(found).run(feeds)["logits"].shape == (64, 5)
+    with pytest.raises(StepError, match="no layer 'relu' multiplies in int8; those that do: first, depthwise"):
+        Repair(layers=("relu",))(rounded, context)
+    with pytest.raises(StepError, match="nothing to repair"):
+        Repair(layers=("first",))(uneven, context)
+
+
+@pytest.fixture
+def outlier(uneven, tmp_path):
+    """The same network with one column of the classifier's weights so large that the others are rounded to nothing."""
+    proto = onnx.load(uneven.path)
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for name, place, value in (("w3", np.s_[0], 0.0), ("b3", np.s_[0], 1e-4), ("w4", np.s_[:, 0], 300.0)):
+        changed = numpy_helper.to_array(weights[name]).copy()
+        changed[place] = value
+        weights[name].CopyFrom(numpy_helper.from_array(changed, name))
+    return write_onnx(proto, tmp_path / "outlier.onnx")
+
+
+def test_a_run_repairs_what_loses_too_much_and_says_what_it_cost(outlier, tmp_path, monkeypatch):
+    from optimize.pipeline import run
+    from optimize.report import json
+
+    monkeypatch.setenv("OPTIMIZE_CACHE", str(tmp_path / "cache"))
+    x = np.random.default_rng(1).standard_normal((400, 3, 8, 8)).astype(np.float32)
+    y = judge(outlier).run({"image": x})["logits"].argmax(1)
+    np.savez(tmp_path / "data.npz", image=x, y=y)
+    asked = recipe.from_table(
+        {
+            "model": {"path": str(outlier.path)}, "data": {"path": str(tmp_path / "data.npz")},
+            "steps": [{"use": "quantize_static", "bias_correction": "none", "samples": 8}, {"use": "repair"}],
+            "targets": {"onnxruntime": {}}, "measure": {"budget": 0.1}, "constraints": {"max_drop": 0.0},
+        },
+        tmp_path,
+    )  # fmt: skip
+    assert [one.name for one in expand(asked, host.facts()) if one.repair] == ["onnxruntime-int8"]
+    report = run(asked, out=tmp_path / "out", silent=True)
+    int8, mended = report.row("onnxruntime-int8"), report.row("onnxruntime-int8-repaired")
+    assert int8.validate_.drop > 0.1 and mended.validate_.drop < int8.validate_.drop
+    assert mended.status == "measured" and mended.steps[-1]["use"] == "repair" and mended.steps[-1]["layers"]
+    assert [one.name for one in mended.repair if one.returned] == mended.steps[-1]["layers"]
+    assert mended.steps[-1]["layers"][0] == "classifier"
+    assert all(one.ms is not None for one in mended.repair)
+    (looked_at,) = [row for row in report.candidates if row.sensitivity]
+    assert looked_at.sensitivity[0].sqnr_db == min(one.sqnr_db for one in looked_at.sensitivity)
+    assert looked_at.sensitivity[0].drop is not None
+    assert json.read(tmp_path / "out").model_dump_json() == report.model_dump_json()
+    page, text = ((tmp_path / "out" / name).read_text() for name in ("report.html", "report.md"))
+    assert "what each layer in float would bring" in page and "## Layers returned to float" in text
