@@ -17,15 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
+from optimize.models import OnnxModel, write_onnx
+from optimize.steps import Context, Settings
+from optimize.steps._probes import batches
+
 HERE = Path(__file__).parent / "zoo"
-sys.path[:0] = [str(HERE.parent.parent)]
-
-import numpy as np  # noqa: E402
-
-from optimize.models import OnnxModel, write_onnx  # noqa: E402
-from optimize.steps import Context, Settings  # noqa: E402
-from optimize.steps._probes import batches  # noqa: E402
-
 MODELS = ("resnet20", "resnet56_int8", "mobilenet_v1_025", "squeezenet", "minilm", "dncnn")
 QUICK = ("resnet20",)
 ENGINES = ("onnxruntime", "openvino")

@@ -32,14 +32,14 @@ from optimize.select import Choice
 from optimize.steps import name_of
 from optimize.subject import Subject, prepare
 from runtime import host
-from runtime.errors import InputError, WorkError
+from runtime.errors import Error, InputError, WorkError
 from runtime.measure import Measurement, measure
 
 SCREENING_ROUNDS = 3
 STAGES = 8
 DISTRIBUTIONS = (
-    "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "scikit-learn",
-    "scipy", "safetensors", "tensorrt",
+    "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "nncf",
+    "scikit-learn", "scipy", "safetensors", "tensorrt",
 )  # fmt: skip
 
 ORIGINAL = "original"
@@ -143,7 +143,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     given = Made.model_validate({"use": "as given", **measures(subject.model, subject.axes)})
     rows[ORIGINAL] = Row(name=ORIGINAL, engine=asked.model_spec().source, status="measured", made=[given])
     rows, max_drop = _accuracy(run, rows, "validate_", None)
-    run, rows = _repaired(run, rows, builder, max_drop)
+    run, rows, unmended = _repaired(run, rows, builder, max_drop)
 
     progress.stage("latency, a first look")
     timed = [run.built[name].contender for name, row in rows.items() if row.status == "built, not measured"]
@@ -203,7 +203,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
         chosen=chosen,
         why={target: choice.why for target, choice in choices.items()},
         closest={target: choice.closest for target, choice in choices.items() if choice.closest},
-        notes=[*subject.notes, *untold],
+        notes=[*subject.notes, *unmended, *untold],
         seconds=time.monotonic() - begun,
         exit_code=1 if unmet or exceeds or (strict and unsure) else 0,
         bundle="bundle" if chosen else None,
@@ -283,16 +283,25 @@ def _accuracy(run: _Run, rows: Rows, field: str, max_drop: float | None) -> tupl
     return changed, max_drop
 
 
-def _repaired(run: _Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[_Run, Rows]:
-    """With a repaired candidate beside each that loses more than is allowed and is to be repaired."""
+def _repaired(run: _Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[_Run, Rows, list[str]]:
+    """With a repaired candidate beside each that loses too much and is to be repaired; what could not be, and why."""
+    notes: list[str] = []
     for candidate in run.candidates:
-        unable = candidate.why_not or candidate.name not in run.built  # its cost could not be measured
-        if candidate.repair is None or unable or not _loses(rows[candidate.name], max_drop):
+        if candidate.repair is None or candidate.name not in run.built or not _loses(rows[candidate.name], max_drop):
+            continue
+        if candidate.why_not:
+            notes.append(f"{candidate.name} was not repaired: what a layer costs cannot be measured here")
             continue
         tried: Rows = {ORIGINAL: rows[ORIGINAL]}
         holds = partial(_holds, run, tried, max_drop)
-        found = repaired(run.subject, builder, candidate, run.built[candidate.name], holds, run.log, run.progress)
-        if found:
+        try:
+            found = repaired(run.subject, builder, candidate, run.built[candidate.name], holds, run.log, run.progress)
+        except Error as error:  # the candidate as it is, and the others, are not lost with it
+            notes.append(f"{candidate.name} was not repaired: {error}")
+            continue
+        if found is None:
+            notes.append(f"{candidate.name} was not repaired: no layer by itself regains anything in float")
+        else:
             name = found.candidate.name
             place = [one.name for one in run.candidates].index(candidate.name) + 1
             run = replace(
@@ -301,7 +310,7 @@ def _repaired(run: _Run, rows: Rows, builder: Builder, max_drop: float) -> tuple
                 built={**run.built, name: found.built},
             )
             rows = {**rows, name: tried[name].model_copy(update={"repair": list(found.layers)})}
-    return run, rows
+    return run, rows, notes
 
 
 def _holds(run: _Run, tried: Rows, max_drop: float, candidate: Candidate, made: Built) -> bool:

@@ -65,7 +65,8 @@ def repaired(
     """
     assert candidate.repair is not None  # its callers looked
     before = builder.unrounded(candidate)
-    assert before is not None  # it is rounded
+    if before is None:  # nothing in it is rounded
+        return None
     progress.say(f"what each layer of {candidate.name} would regain")
     with tempfile.TemporaryDirectory() as folder:
         gains = regained(before, built.model, subject.splits.calibrate, Path(folder), progress.count)

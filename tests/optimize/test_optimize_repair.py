@@ -104,6 +104,30 @@ def test_the_step_itself(uneven, make_context, tiny_data):
         Repair(layers=("first",))(uneven, context)
 
 
+@pytest.mark.parametrize(
+    ("found", "why_not", "words"),
+    [
+        (StepError("it does not run"), None, "it does not run"),
+        (None, None, "no layer by itself regains anything in float"),
+        (None, "no such library", "what a layer costs cannot be measured here"),
+    ],
+)
+def test_a_repair_that_fails_costs_nothing_else_and_is_said(monkeypatch, found, why_not, words):
+    from optimize import pipeline
+
+    def search(*asked):
+        if found:
+            raise found
+
+    monkeypatch.setattr(pipeline, "repaired", search)
+    one = Candidate("t-int8", "steps", SimpleNamespace(name="t"), (), {}, SCHEME, why_not, Repair())
+    built = {"t-int8": Built(None, {}, SimpleNamespace(name="t-int8"), "")}
+    run = pipeline._Run(None, None, [one], built, None, Progress(1, silent=True))
+    lost = SimpleNamespace(validate_=SimpleNamespace(drop=0.5))
+    rows = {"t-int8": lost, "original": lost}
+    assert pipeline._repaired(run, rows, None, 0.01) == (run, rows, [f"t-int8 was not repaired: {words}"])
+
+
 @pytest.fixture
 def outlier(uneven, tmp_path):
     """The same network with one column of the classifier's weights so large that the others are rounded to nothing."""
