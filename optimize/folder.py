@@ -12,6 +12,8 @@ from typing import TextIO
 
 from runtime.errors import InputError
 
+log = logging.getLogger(__name__)
+
 LOG = "log.txt"
 _LOCK = ".lock"
 MARKS = (LOG, "report.json", "bundle", _LOCK)  # what an earlier run of ours leaves
@@ -64,6 +66,16 @@ def chatter_to(path: Path) -> Iterator[TextIO]:
             root.handlers[:] = handlers
             root.setLevel(level)
             handler.close()
+
+
+@contextlib.contextmanager
+def warnings_to_log() -> Iterator[None]:
+    """What libraries warn of their own inner workings goes to the log."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        log.info("%s: %s", warning.category.__name__, warning.message)
 
 
 @contextlib.contextmanager

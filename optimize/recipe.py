@@ -77,13 +77,14 @@ class Model(_Table):
 
 
 class Data(_Table):
-    """[data]: `path` is an .npz file, `entry` is file.py:callable."""
+    """[data]: `path` is an .npz file, `entry` is file.py:callable; `check` refuses what no step should calibrate on."""
 
     source: str | None = None
     path: str | None = None
     entry: str | None = None
     metric: str | None = None
     better: Literal["higher", "lower"] | None = None
+    check: bool = True
 
 
 class Constraints(_Table):

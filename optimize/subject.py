@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from optimize import calibration, metrics, sources
 from optimize import data as data_folder
-from optimize import metrics, sources
 from optimize.data import Split, Splits, resized
 from optimize.metrics import Metric, Rows
 from optimize.models import Axes, OnnxModel, TorchModel, read_onnx
@@ -140,6 +140,7 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
     inputs, material = read_data(
         place, recipe.data.source, recipe.metric(), recipe.data.better, original.inputs, progress
     )
+    odd = calibration.check(material.facts) if recipe.data.check else []
     contender = replace(spec, inputs=inputs).contender()
     axes = _axes(recipe, inputs)
     first = inputs[0].shape[0] if inputs[0].shape else 1
@@ -173,7 +174,7 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
         fixed=isinstance(first, int),
         own_labels=material.own_labels,
         feeds=resized(material.splits.validate.take(batch)[0], batch),
-        notes=(*original.notes, *material.notes),
+        notes=(*original.notes, *material.notes, *odd),
     )
 
 

@@ -1,11 +1,9 @@
 """The loop that trains: on accelerate, with distillation, masks, averaged weights, and the way back from NaN."""
 
-import contextlib
 import logging
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import numpy as np
 from optimize import checkpoint, processes
 from optimize.checkpoint import Checkpoint, Progress, copied
 from optimize.data import Split
+from optimize.folder import warnings_to_log
 from optimize.losses import Targets, loss, score, score_in_words
 from optimize.sources.torch import named_outputs, tensors
 from runtime.errors import InputError
@@ -88,7 +87,7 @@ def train(
     """
     import torch
 
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), warnings_to_log():
         return _Training(module, settings, task, folder, progress).run(notes)
 
 
@@ -367,13 +366,3 @@ def _own(state: Any) -> Any:
     import copy
 
     return copy.deepcopy(state)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What libraries warn of while training goes to the log."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        log.info("%s: %s", warning.category.__name__, warning.message)

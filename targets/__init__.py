@@ -29,6 +29,7 @@ class Scheme:
         quantize_outputs: what an op gives is quantized too, not only what the next quantized op takes. Without it no
             Q/DQ comes between a convolution and the activation that is fused into it.
         quantize_bias: int32 biases behind a DequantizeLinear; else they stay in float.
+        blocks: the op that holds weights in blocks with a scale each; empty where kernels have none.
         dynamic: kernels that round activations in the call, by their own range, run.
         reduce_range: weights in 7 bits, where products are summed in 16 bits and would saturate.
         ops: the ONNX ops whose inputs are quantized. What only moves numbers (Pad, Slice) is left out: it gains
@@ -45,6 +46,7 @@ class Scheme:
     quantize_bias: bool = True
     reduce_range: bool = False
     dynamic: bool = False
+    blocks: Literal["", "MatMulNBits", "DequantizeLinear"] = ""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def _scheme(cpu: str, host: Host) -> Scheme:
         activation_symmetric=True,
         quantize_outputs=False,
         quantize_bias=False,
+        blocks="DequantizeLinear",
     )
 
 

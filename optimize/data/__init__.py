@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from optimize.data._profile import Profile
 from runtime import listing
 from runtime.errors import InputError
 from runtime.tensors import Array, TensorSpec, check_feeds
@@ -100,6 +101,7 @@ class Facts:
     Attributes:
         sha256: over the arrays' bytes, inputs and labels, in order.
         labels: the smallest and the largest, where they are whole numbers; None without labels.
+        profile: what its samples look like.
     """
 
     samples: int
@@ -107,6 +109,7 @@ class Facts:
     labels: Array | None
     labelled: bool
     integer: bool
+    profile: Profile
 
 
 def detect(place: str) -> str:
@@ -196,7 +199,7 @@ def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
     """
     # a batch that is baked into the model is not the data's: it is cut and filled up when the model is called
     inputs = [replace(spec, shape=("samples", *spec.shape[1:])) if spec.shape else spec for spec in inputs]
-    digest = hashlib.sha256()
+    digest, profile = hashlib.sha256(), Profile()
     samples, low, high, labelled, integer = 0, None, None, True, False
     for feeds, labels in split.passes():
         try:
@@ -207,6 +210,7 @@ def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
         for name, value in feeds.items():
             _finite(split.name, name, value, samples)
             digest.update(value.data)  # contiguous: `prepare` saw to it
+        profile.update(feeds)
         labelled = labelled and labels is not None
         if labels is not None:
             if len(labels) != size:
@@ -220,7 +224,9 @@ def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
         samples += size
     if not samples:
         raise InputError(f"the split '{split.name}' is empty.")
-    return Facts(samples, digest.hexdigest(), None if low is None else np.array([low, high]), labelled, integer)
+    return Facts(
+        samples, digest.hexdigest(), None if low is None else np.array([low, high]), labelled, integer, profile
+    )
 
 
 def infer_inputs(batch: Batch, dynamic: str = "batch") -> tuple[TensorSpec, ...]:

@@ -16,6 +16,7 @@ from runtime.tensors import Array
 
 if TYPE_CHECKING:
     from optimize.steps.quantize_static import Step
+    from optimize.steps.quantize_weights import Step as Weights
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,7 @@ def quantize(proto: Any, model: OnnxModel, context: Context, settings: "Step", k
         EngineMissing: NNCF is not installed.
         StepError: it refuses the model.
     """
-    for name, value in SILENT.items():
-        os.environ.setdefault(name, value)
-    nncf: Any = library("nncf", "optimize")
+    nncf = _silenced()
     advanced: Any = library("nncf.quantization.advanced_parameters", "optimize")
     scheme = context.scheme
     symmetry = {True: advanced.QuantizationMode.SYMMETRIC, False: advanced.QuantizationMode.ASYMMETRIC}
@@ -66,13 +65,54 @@ def quantize(proto: Any, model: OnnxModel, context: Context, settings: "Step", k
         "advanced_parameters": more,
         **settings.vendor,
     }
-    copy = type(proto)()  # it changes what it is given
-    copy.CopyFrom(proto)
     try:
-        return nncf.quantize(copy, nncf.Dataset(_Passes(model, context, settings.samples)), **arguments)
+        return nncf.quantize(_copied(proto), nncf.Dataset(_Passes(model, context, settings.samples)), **arguments)
     except Exception as error:  # its own errors share no base
         log.exception("NNCF failed")
         raise StepError(f"NNCF failed: {type(error).__name__}: {error}") from error
+
+
+def compress(
+    proto: Any, model: OnnxModel, context: Context, settings: "Weights", kept: Sequence[str], symmetric: bool
+) -> Any:
+    """The graph with weights in 4 bits, scaled by what activations make of them (AWQ).
+
+    Args:
+        proto: in float32; its nodes have names.
+        model: whose inputs the calibration data is for.
+        context: with the data.
+        settings: of the step.
+        kept: names of the nodes to leave in float.
+        symmetric: no zero points.
+
+    Raises:
+        EngineMissing: NNCF is not installed.
+        StepError: it refuses the model.
+    """
+    nncf = _silenced()
+    mode = nncf.CompressWeightsMode.INT4_SYM if symmetric else nncf.CompressWeightsMode.INT4_ASYM
+    data = nncf.Dataset(_Passes(model, context, settings.samples))
+    try:
+        return nncf.compress_weights(
+            _copied(proto), mode=mode, group_size=settings.block, dataset=data, subset_size=settings.samples, awq=True,
+            all_layers=True, backup_mode=nncf.BackupMode.NONE, ignored_scope=nncf.IgnoredScope(names=list(kept)),
+        )  # fmt: skip
+    except Exception as error:  # its own errors share no base
+        log.exception("NNCF failed")
+        raise StepError(f"NNCF failed: {type(error).__name__}: {error}") from error
+
+
+def _silenced() -> Any:
+    for name, value in SILENT.items():
+        os.environ.setdefault(name, value)
+    return library("nncf", "optimize")
+
+
+def _copied(proto: Any) -> Any:
+    """It changes what it is given."""
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    return copy
 
 
 class _Passes:

@@ -1,15 +1,14 @@
 """Export a torch module to ONNX and prove on real data that the file computes the same, at several batch sizes."""
 
-import contextlib
 import logging
 import re
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from optimize.folder import warnings_to_log
 from optimize.models import OnnxModel, TorchModel, write_onnx
 from optimize.sources.torch import TorchSession, tensors
 from optimize.steps import Context, Settings
@@ -68,7 +67,7 @@ class Step(Settings):
         arguments = tuple(tensors(feeds, model.inputs))
         inputs = [spec.name for spec in model.inputs]
         axes = [{i: name for i, name in enumerate(spec.shape) if isinstance(name, str)} for spec in model.inputs]
-        with tempfile.TemporaryDirectory(dir=folder) as inner, _quiet(), torch.no_grad():
+        with tempfile.TemporaryDirectory(dir=folder) as inner, warnings_to_log(), torch.no_grad():
             path = Path(inner) / "model.onnx"  # by path, since a model over 2 GB cannot be passed in one piece
             if exporter == "dynamo":
                 dims: list[dict[int, Any]] = [dict.fromkeys(each, torch.export.Dim.DYNAMIC) for each in axes]
@@ -115,16 +114,6 @@ def _name_axes(proto: Any, inputs: tuple[TensorSpec, ...]) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in renamed:
                 dim.dim_param = renamed[dim.dim_param]
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """The exporters warn of their own inner workings; it goes to the log."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        log.info("%s: %s", warning.category.__name__, warning.message)
 
 
 def _opset(proto: Any) -> int:

@@ -16,6 +16,8 @@ DISTRIBUTION = "onnxruntime"
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "int8": 0.3}
 OPTIONS: dict[str, type] = {"threads": int, "spinning": bool, "fuse": bool}
 
+IN_INT8 = 4  # the accuracy level of MatMulNBits at which it rounds activations too
+
 # Nodes that move or convert numbers, and so say nothing of the format that is computed in.
 _MOVES = {
     "QuantizeLinear", "DequantizeLinear", "Cast", "Constant", "Reshape", "Transpose", "Flatten", "Squeeze",
@@ -86,7 +88,11 @@ class OnnxRuntimeSession:
             quantized = node.op_type.startswith(("QLinear", "QGemm", "DynamicQuantize")) or node.op_type.endswith(
                 ("Integer", "IntegerToFloat")
             )
-            counts["int8" if quantized else "f16" if half else "f32"] += 1
+            name = "int8" if quantized else "f16" if half else "f32"
+            if node.op_type == "MatMulNBits":
+                facts = {one.name: one.i for one in node.attribute}
+                name = "int8" if facts.get("accuracy_level") == IN_INT8 else f"f32 with int{facts['bits']} weights"
+            counts[name] += 1
         return dict(counts)
 
     def close(self) -> None:
