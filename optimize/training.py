@@ -16,6 +16,7 @@ from optimize.data import Split
 from optimize.folder import warnings_to_log
 from optimize.losses import Targets, loss, score, score_in_words
 from optimize.sources.torch import named_outputs, tensors
+from optimize.steps import name_of
 from runtime.errors import InputError
 from runtime.tensors import Array, TensorSpec
 
@@ -99,6 +100,7 @@ class _Training:
         from accelerate import Accelerator
 
         self.settings, self.task, self.folder, self.tell = settings, task, folder, progress
+        self.name = name_of(settings)
         self.key = checkpoint.fingerprint(settings.model_dump_json(), module.state_dict())
         self.accelerator = Accelerator()
         self.device = self.accelerator.device
@@ -142,7 +144,7 @@ class _Training:
 
         held = processes.shared(checkpoint.read(self.folder, self.key) if self.rank == 0 else None)
         if held:
-            held.progress.notes.append(f"recover went on from its checkpoint after pass {held.progress.epoch}")
+            held.progress.notes.append(f"{self.name} went on from its checkpoint after pass {held.progress.epoch}")
             self._return_to(held)
         else:
             held = self._first()
@@ -190,7 +192,7 @@ class _Training:
             rows = order[i * self.batch : (i + 1) * self.batch][self.rank :: self.world]
             if not self._step(rows, random, self.settings.lr * at.rate * rate(self.settings, share), at, i):
                 return False
-            words = f"recover, pass {at.epoch + 1}"
+            words = f"{self.name}, pass {at.epoch + 1}"
             if at.score:
                 words += f", validate {score_in_words(at.score)}"
             self.tell(int(100 * share), 100, words)
@@ -281,8 +283,8 @@ class _Training:
         at.rate /= 2
         good = "before any training" if len(at.notes) == 0 and at.epoch == 1 else "at the end of the last good pass"
         at.notes.append(
-            f"recover: the loss was no number in pass {at.epoch}; it went back to the weights {good} and halved the "
-            f"learning rate{'; that was enough' if at.rollbacks >= ROLLBACKS else ''}"
+            f"{self.name}: the loss was no number in pass {at.epoch}; it went back to the weights {good} and halved "
+            f"the learning rate{'; that was enough' if at.rollbacks >= ROLLBACKS else ''}"
         )
         log.warning("%s", at.notes[-1])
         self._return_to(held)
@@ -319,7 +321,7 @@ class _Training:
         return int(np.random.default_rng([self.settings.seed, epoch, self.rank, 1]).integers(2**31))
 
     def _summary(self, at: Progress) -> str:
-        words = f"recover: {at.epoch} passes of {self.steps} steps in {at.seconds:.0f} s on {self.device.type}"
+        words = f"{self.name}: {at.epoch} passes of {self.steps} steps in {at.seconds:.0f} s on {self.device.type}"
         if self.world > 1:
             words += f" in {self.world} processes"
         if not at.score:

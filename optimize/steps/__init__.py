@@ -46,6 +46,9 @@ class Settings(BaseModel):
         """What a candidate's name says of these settings: the step's label, and what is not its default."""
         return self.label
 
+    def check_order(self, before: "tuple[Settings, ...]", after: "tuple[Settings, ...]") -> None:
+        """Raise InputError where this step makes no sense between these."""
+
     def resolved(self, resolve: Callable[[str], str]) -> "Settings":
         """With the paths in it made absolute, which a recipe has relative to its own folder."""
         return self
@@ -113,8 +116,10 @@ def complete(steps: Sequence[Settings], source_kind: type) -> tuple[Settings, ..
     """The steps with `export` put in where torch ends, and `simplify` after it, unless they are named already.
 
     Raises:
-        InputError: a step does not take what the one before it gives.
+        InputError: a step does not take what the one before it gives, or makes no sense where it stands.
     """
+    for place, step in enumerate(steps):
+        step.check_order(tuple(steps[:place]), tuple(steps[place + 1 :]))
     listed = {name_of(step) for step in steps}
     done: list[Settings] = []
     kind = source_kind

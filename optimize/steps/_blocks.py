@@ -104,10 +104,12 @@ def in_nbits(proto: Any, weights: Mapping[str, Blocks], level: int) -> Any:
             tensors[f"{name}__zero_point"] = _packed(found.zero.T, found.bits).reshape(-1)
         copy.graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in tensors.items())
         facts: dict[str, Any] = {"K": deep, "N": wide, "bits": found.bits, "block_size": found.block}
+        if level:
+            facts["accuracy_level"] = level
+        inputs = [node.input[0], *tensors]
         made = onnx.helper.make_node(
-            "MatMulNBits", [node.input[0], *tensors], list(node.output), node.name, domain="com.microsoft",
-            **facts, **({"accuracy_level": level} if level else {}),
-        )  # fmt: skip
+            "MatMulNBits", inputs, list(node.output), node.name, domain="com.microsoft", **facts
+        )
         node.CopyFrom(made)
     if "com.microsoft" not in {entry.domain for entry in copy.opset_import}:
         copy.opset_import.add(domain="com.microsoft", version=1)

@@ -1,17 +1,27 @@
 """A graph made ready to be rounded: in float32, in an opset that has all that is needed, with a name on every node."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from optimize.models import OnnxModel
-from optimize.steps import Context
+from optimize.steps import Context, Settings, name_of
 from optimize.steps._graph import constants_to_weights, name_nodes, opset_of, raised, to_float32
-from runtime.errors import StepError
+from runtime.errors import InputError, StepError
 
 OLDEST_OPSET = 17
 _ROUNDED = {
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
     "MatMulInteger", "MatMulNBits",
 }  # fmt: skip
+
+
+def refuse_twice(step: Settings, before: Sequence[Settings]) -> None:
+    """Raise InputError where a step before has rounded the model already."""
+    rounding = ("quantize_static", "quantize_dynamic", "quantize_weights", "quantize_torch")
+    if done := [name_of(one) for one in before if name_of(one) in rounding]:
+        raise InputError(
+            f"the step '{name_of(step)}' cannot round what '{done[0]}' has rounded already: name one of them."
+        )
 
 
 def in_float32(model: OnnxModel, context: Context) -> Any:

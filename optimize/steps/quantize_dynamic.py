@@ -7,7 +7,7 @@ from optimize.models import EXTERNAL_DATA_BYTES, OnnxModel, write_onnx
 from optimize.steps import Context, Settings
 from optimize.steps._graph import matches
 from optimize.steps._layers import Graph
-from optimize.steps._ready import in_float32
+from optimize.steps._ready import in_float32, refuse_twice
 from runtime.engines import library
 from runtime.errors import StepError
 
@@ -28,6 +28,10 @@ class Step(Settings):
     scheme_matters: ClassVar[bool] = True
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+
+    def check_order(self, before: tuple[Settings, ...], after: tuple[Settings, ...]) -> None:
+        """What is rounded already cannot be rounded again."""
+        refuse_twice(self, before)
 
     def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Write a model.onnx with MatMulInteger in place of products with constant weights.

@@ -19,7 +19,7 @@ from optimize.steps._graph import matches
 from optimize.steps._layers import MULTIPLIES, Graph, in_int8
 from optimize.steps._onnxruntime import by_onnxruntime
 from optimize.steps._ranges import ranges
-from optimize.steps._ready import in_float32
+from optimize.steps._ready import in_float32, refuse_twice
 from optimize.steps._schemes import conform, offences
 from runtime.errors import StepError
 
@@ -78,6 +78,10 @@ class Step(Settings):
     def title(self) -> str:
         """`int8`, with the library where it is not ONNX Runtime."""
         return self.label if self.method == "onnxruntime" else f"{self.label}-{self.method}"
+
+    def check_order(self, before: tuple[Settings, ...], after: tuple[Settings, ...]) -> None:
+        """What is rounded already cannot be rounded again."""
+        refuse_twice(self, before)
 
     def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Write a Q/DQ model.onnx.

@@ -18,7 +18,7 @@ from optimize.steps._blocks import BLOCKED_OPSET, blocks_of, drop_unused, gemms_
 from optimize.steps._gptq import by_gptq
 from optimize.steps._graph import matches, name_nodes, opset_of, raised
 from optimize.steps._layers import Graph
-from optimize.steps._ready import in_float32
+from optimize.steps._ready import in_float32, refuse_twice
 from runtime.engines import library
 from runtime.errors import StepError
 
@@ -70,6 +70,10 @@ class Step(Settings):
     def title(self) -> str:
         """`weights8`, `weights4-gptq`."""
         return f"{self.label}{self.bits}" + ("" if self.method == "rtn" else f"-{self.method}")
+
+    def check_order(self, before: tuple[Settings, ...], after: tuple[Settings, ...]) -> None:
+        """What is rounded already cannot be rounded again."""
+        refuse_twice(self, before)
 
     def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Write a model.onnx with the weights of matrix products in blocks.

@@ -10,15 +10,18 @@ the first process alone does the rest.
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from optimize import training
 from optimize.models import TorchModel
-from optimize.steps import Context, Settings
+from optimize.steps import Context, Settings, name_of
 from optimize.usercode import load_callable
 from runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Step(Settings):
@@ -74,20 +77,37 @@ class Step(Settings):
             InputError: there is nothing to learn from, or `augment` does not do what it should.
             StepError: training fails from its first step on.
         """
-        learn = training.Samples.of(context.calibrate, model.inputs)
-        judge = training.Samples.of(context.validate, model.inputs) if context.validate else None
-        teacher = copy.deepcopy(context.original.module).eval() if context.original else None
-        if teacher is None and learn.labels is None:
-            raise InputError("recover has nothing to learn from: no labels in calibrate, and no original in torch.")
-        task = training.Task(
-            inputs=model.inputs,
-            learn=learn,
-            judge=judge,
-            # where labels are all that counts it would only cost time
-            teacher=teacher if self.distill or learn.labels is None or (judge and judge.labels is None) else None,
-            augment=load_callable(self.augment, "augmentation") if self.augment else None,
-            masks=model.masks,
+        module = taught(self, model, copy.deepcopy(model.module), context)
+        return replace(model, module=module.eval())
+
+
+def taught(settings: Step, model: TorchModel, module: "nn.Module", context: Context) -> "nn.Module":
+    """A module trained in place, by labels, by the unpruned model's answers, or both.
+
+    Args:
+        settings: of the training.
+        model: its inputs and masks.
+        module: what is trained.
+        context: with the data and the unpruned model.
+
+    Raises:
+        InputError: there is nothing to learn from, or `augment` does not do what it should.
+        StepError: training fails from its first step on.
+    """
+    learn = training.Samples.of(context.calibrate, model.inputs)
+    judge = training.Samples.of(context.validate, model.inputs) if context.validate else None
+    teacher = copy.deepcopy(context.original.module).eval() if context.original else None
+    if teacher is None and learn.labels is None:
+        raise InputError(
+            f"{name_of(settings)} has nothing to learn from: no labels in calibrate, and no original in torch."
         )
-        module = copy.deepcopy(model.module)
-        trained = training.train(module, self, task, context.folder, context.progress, context.notes)
-        return replace(model, module=trained.eval())
+    task = training.Task(
+        inputs=model.inputs,
+        learn=learn,
+        judge=judge,
+        # where labels are all that counts it would only cost time
+        teacher=teacher if settings.distill or learn.labels is None or (judge and judge.labels is None) else None,
+        augment=load_callable(settings.augment, "augmentation") if settings.augment else None,
+        masks=model.masks,
+    )
+    return training.train(module, settings, task, context.folder, context.progress, context.notes)

@@ -9,9 +9,11 @@ from typing import ClassVar
 from pydantic import Field
 
 from optimize.models import OnnxModel, write_onnx
-from optimize.steps import Context, Settings
+from optimize.steps import Context, Settings, name_of
 from optimize.steps._float import quantized, to_float
-from runtime.errors import StepError
+from runtime.errors import InputError, StepError
+
+ROUNDING = ("quantize_static", "quantize_torch")  # the steps that write Q/DQ pairs
 
 
 class Step(Settings):
@@ -25,6 +27,13 @@ class Step(Settings):
     label: ClassVar[str] = "repaired"
     layers: tuple[str, ...] = ()
     most: int = Field(default=12, ge=1)
+
+    def check_order(self, before: tuple[Settings, ...], after: tuple[Settings, ...]) -> None:
+        """There must be something to repair."""
+        if not any(name_of(step) in ROUNDING for step in before):
+            raise InputError(
+                f"the step 'repair' mends what a step before it rounded: put it after {' or '.join(ROUNDING)}."
+            )
 
     def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Write a model.onnx with these layers in float.

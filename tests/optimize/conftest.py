@@ -201,3 +201,22 @@ def uneven(tmp_path_factory):
     path = tmp_path_factory.mktemp("uneven") / "model.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     return read_onnx(path)
+
+
+@pytest.fixture(scope="session")
+def learned(residual, tmp_path_factory):
+    """The state of the same network, trained on the bright spots."""
+    from conftest import bright
+
+    from optimize.data import NAMES, from_arrays
+    from optimize.models import TorchModel
+    from optimize.steps import Context
+    from optimize.steps.recover import Step
+    from runtime.tensors import TensorSpec
+    from targets import Scheme
+
+    x, y = bright(160)
+    splits = from_arrays({name: {"image": x, "y": y} for name in NAMES}, "here")
+    context = Context(splits.calibrate, {}, Scheme(ops=()), tmp_path_factory.mktemp("learned"))
+    model = TorchModel(residual(), (TensorSpec("image", "float32", ("batch", 3, 16, 16)),))
+    return Step(epochs=8, batch=32, lr=1e-2)(model, context)

@@ -30,23 +30,6 @@ def damaged(residual, torch_context):
     return TorchModel(residual(), torch_context.inputs)
 
 
-@pytest.fixture(scope="session")
-def learned(residual, tmp_path_factory):
-    """The state of the same network, trained on the bright spots."""
-    from conftest import bright
-
-    from optimize.data import NAMES, from_arrays
-    from optimize.steps import Context
-    from runtime.tensors import TensorSpec
-    from targets import Scheme
-
-    x, y = bright(160)
-    splits = from_arrays({name: {"image": x, "y": y} for name in NAMES}, "here")
-    context = Context(splits.calibrate, {}, Scheme(ops=()), tmp_path_factory.mktemp("learned"))
-    model = TorchModel(residual(), (TensorSpec("image", "float32", ("batch", 3, 16, 16)),))
-    return Step(epochs=8, batch=32, lr=1e-2)(model, context)
-
-
 def accuracy(model, context):
     feeds, labels = context.calibrate.take(160)
     with torch.no_grad():
