@@ -39,7 +39,7 @@ SCREENING_ROUNDS = 3
 STAGES = 8
 DISTRIBUTIONS = (
     "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "nncf",
-    "scikit-learn", "scipy", "safetensors", "tensorrt",
+    "neural-compressor", "torchao", "scikit-learn", "scipy", "safetensors", "tensorrt",
 )  # fmt: skip
 
 ORIGINAL = "original"

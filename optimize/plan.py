@@ -6,9 +6,10 @@ from itertools import product
 from typing import Any
 
 import targets as target_folder
-from optimize.models import OnnxModel
+from optimize.models import OnnxModel, TorchModel
 from optimize.recipe import Recipe
-from optimize.steps import Settings, get, name_of, takes
+from optimize.steps import Settings, get, gives, name_of, takes
+from optimize.steps.quantize_static import Step as Static
 from optimize.steps.repair import Step as Repair
 from runtime.host import Host
 from targets import Scheme, Target
@@ -71,8 +72,9 @@ def expand(recipe: Recipe, host: Host) -> list[Candidate]:
 
 def _ways(steps: tuple[Settings, ...], target: Target) -> Iterator[tuple[str, str, tuple[Settings, ...]]]:
     """Label, role and steps of a target's candidates; what is asked for comes last."""
-    exact = tuple(step for step in steps if step.exact)
-    late = tuple(step for step in steps if step.exact or takes(step) is OnnxModel)
+    plainly = tuple(get("export")() if _rounds_in_torch(step) else step for step in steps)
+    exact = tuple(step for step in plainly if step.exact)
+    late = tuple(step for step in steps if step.exact or gives(step) is OnnxModel)
     half = (get("cast_fp16")(),) if target.half and not any(name_of(step) == "cast_fp16" for step in steps) else ()
     yield "fp32", "plain", exact
     yield "default", "vendor", exact
@@ -86,9 +88,24 @@ def _ways(steps: tuple[Settings, ...], target: Target) -> Iterator[tuple[str, st
             yield _label(way + half), "steps", way + half
 
 
+def _rounds_in_torch(step: Settings) -> bool:
+    """It exports what is no longer the same model."""
+    return takes(step) is TorchModel and gives(step) is OnnxModel and not step.exact
+
+
 def _each(steps: Sequence[Settings]) -> Iterator[tuple[Settings, ...]]:
-    """Every list of steps that a list of steps stands for."""
-    return product(*(step.ways() for step in steps))
+    """Every list of steps that a list of steps stands for.
+
+    What is to be rounded in every way there is may be rounded in torch too, where that is what it comes from.
+    """
+    yield from product(*(step.ways() for step in steps))
+    uses = [name_of(step) for step in steps]
+    if "export" in uses and any(isinstance(step, Static) and step.method == "auto" for step in steps):
+        place, rounded = uses.index("export"), uses.index("quantize_static")
+        static = steps[rounded]
+        assert isinstance(static, Static)
+        in_torch = get("quantize_torch").model_validate({"samples": static.samples})
+        yield from product(*(step.ways() for step in (*steps[:place], in_torch, *steps[rounded + 1 :])))
 
 
 def role_of(candidates: Sequence[Candidate], target: str, role: str) -> Candidate:

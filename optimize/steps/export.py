@@ -3,8 +3,9 @@
 import logging
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,7 +15,10 @@ from optimize.sources.torch import TorchSession, tensors
 from optimize.steps import Context, Settings
 from optimize.verify import check_equal, sized_feeds
 from runtime.errors import StepError
-from runtime.tensors import TensorSpec
+from runtime.tensors import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -39,71 +43,89 @@ class Step(Settings):
         Raises:
             StepError: no exporter takes the model, or the file differs from torch; the worst output is named.
         """
-        feeds = sized_feeds(context.calibrate, model.inputs, _largest(model.inputs, context))
+        feeds = sized_feeds(context.calibrate, model.inputs, largest(model.inputs, context))
         session = TorchSession(model.module, model.inputs, None)
         wanted = session.run(feeds)
         names = list(wanted)
         failures: list[str] = []
         for exporter in ("dynamo", "torchscript") if self.exporter == "auto" else (self.exporter,):
             try:
-                proto = self._export(exporter, model, feeds, names, context.folder)
+                proto = exported(model.module, model.inputs, feeds, names, context.folder, self.opset, exporter)
                 written = write_onnx(proto, context.folder / "model.onnx")
                 check_equal(written, session, context, self.tolerance)
             except StepError as error:
                 failures.append(f"{exporter}: {error}")
             except Exception as error:  # exporters raise whatever the first op that they lack raises
                 log.exception("the exporter %s failed", exporter)
-                failures.append(f"{exporter}: {_cause(error)}")
+                failures.append(f"{exporter}: {cause(error)}")
             else:
                 context.notes.extend(f"export: {failure}; another exporter was taken" for failure in failures)
                 context.notes.append(f"exported by torch.onnx, {exporter}, opset {_opset(proto)}")
                 return written
         raise StepError("torch's exporters could not do it. " + " / ".join(failures))
 
-    def _export(self, exporter: str, model: TorchModel, feeds: dict[str, Any], outputs: list[str], folder: Path) -> Any:
-        import onnx
-        import torch
 
-        arguments = tuple(tensors(feeds, model.inputs))
-        inputs = [spec.name for spec in model.inputs]
-        axes = [{i: name for i, name in enumerate(spec.shape) if isinstance(name, str)} for spec in model.inputs]
-        with tempfile.TemporaryDirectory(dir=folder) as inner, warnings_to_log(), torch.no_grad():
-            path = Path(inner) / "model.onnx"  # by path, since a model over 2 GB cannot be passed in one piece
-            if exporter == "dynamo":
-                dims: list[dict[int, Any]] = [dict.fromkeys(each, torch.export.Dim.DYNAMIC) for each in axes]
-                torch.onnx.export(
-                    model.module, arguments, str(path), dynamo=True, opset_version=self.opset, verbose=False,
-                    input_names=inputs, output_names=outputs, dynamic_shapes=_nest(model.module, dims),
-                )  # fmt: skip
-            else:
-                dynamic = {name: each for name, each in zip(inputs, axes, strict=True) if each}
-                first_axis = next((each[0] for each in axes if 0 in each), None)
-                if first_axis:
-                    dynamic |= {name: {0: first_axis} for name in outputs}
-                torch.onnx.export(
-                    model.module, arguments, str(path), dynamo=False, opset_version=min(self.opset, 20),
-                    input_names=inputs, output_names=outputs, dynamic_axes=dynamic,
-                )  # fmt: skip
-            proto = onnx.load(path)
-        _name_axes(proto, model.inputs)
-        return proto
+def exported(
+    module: "nn.Module", inputs: Sequence[TensorSpec], feeds: Mapping[str, Array], outputs: Sequence[str], folder: Path,
+    opset: int, exporter: str = "dynamo",
+) -> Any:  # fmt: skip
+    """A module as an ONNX graph, by one of torch's exporters; raises what that raises.
+
+    Args:
+        module: in eval mode, or captured.
+        inputs: with the axes that are dynamic.
+        feeds: to trace with.
+        outputs: their names.
+        folder: for what is temporary.
+        opset: of the graph.
+        exporter: `dynamo`, or `torchscript`, which traces.
+    """
+    import onnx
+    import torch
+
+    arguments = tuple(tensors(feeds, tuple(inputs)))
+    names = [spec.name for spec in inputs]
+    axes = [{i: name for i, name in enumerate(spec.shape) if isinstance(name, str)} for spec in inputs]
+    with tempfile.TemporaryDirectory(dir=folder) as inner, warnings_to_log(), torch.no_grad():
+        path = Path(inner) / "model.onnx"  # by path, since a model over 2 GB cannot be passed in one piece
+        if exporter == "dynamo":
+            torch.onnx.export(
+                module, arguments, str(path), dynamo=True, opset_version=opset, verbose=False,
+                input_names=names, output_names=list(outputs), dynamic_shapes=dynamic_shapes(module, inputs),
+            )  # fmt: skip
+        else:
+            dynamic = {name: each for name, each in zip(names, axes, strict=True) if each}
+            first_axis = next((each[0] for each in axes if 0 in each), None)
+            if first_axis:
+                dynamic |= {name: {0: first_axis} for name in outputs}
+            torch.onnx.export(
+                module, arguments, str(path), dynamo=False, opset_version=min(opset, 20),
+                input_names=names, output_names=list(outputs), dynamic_axes=dynamic,
+            )  # fmt: skip
+        proto = onnx.load(path)
+    _name_axes(proto, inputs)
+    return proto
 
 
-def _nest(module: Any, axes: list[dict[int, Any]]) -> Any:
-    """torch.export wants the shapes in the form of the arguments: one entry for each of *args, if forward has them."""
+def dynamic_shapes(module: "nn.Module", inputs: Sequence[TensorSpec]) -> Any:
+    """What torch.export wants, in the form of the arguments: one entry for each of *args, if forward has them."""
     import inspect
 
+    import torch
+
+    dynamic = torch.export.Dim.DYNAMIC
+    axes = tuple({i: dynamic for i, name in enumerate(spec.shape) if isinstance(name, str)} for spec in inputs)
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
-    return (tuple(axes),) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else tuple(axes)
+    return (axes,) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else axes
 
 
-def _largest(inputs: tuple[TensorSpec, ...], context: Context) -> int:
+def largest(inputs: tuple[TensorSpec, ...], context: Context) -> int:
     """The batch to trace with: 2 where it is dynamic, since 1 is special to the exporter."""
     first = inputs[0].shape[0] if inputs and inputs[0].shape else 1
     return first if isinstance(first, int) else 2
 
 
-def _name_axes(proto: Any, inputs: tuple[TensorSpec, ...]) -> None:
+def _name_axes(proto: Any, inputs: Sequence[TensorSpec]) -> None:
     """The user's axis names on the inputs, instead of the exporter's s77."""
     renamed = {}
     for value, spec in zip(proto.graph.input, inputs, strict=True):
@@ -120,7 +142,7 @@ def _opset(proto: Any) -> int:
     return max(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """Of the innermost cause, without the colours that torch's exporter puts into its messages."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -13,7 +13,7 @@ from optimize.steps import Context, Settings, name_of
 from optimize.steps._float import quantized, to_float
 from runtime.errors import InputError, StepError
 
-ROUNDING = ("quantize_static", "quantize_torch")  # the steps that write Q/DQ pairs
+ROUNDING = "quantize_static"  # what writes Q/DQ pairs beside a float graph of the same names
 
 
 class Step(Settings):
@@ -30,10 +30,8 @@ class Step(Settings):
 
     def check_order(self, before: tuple[Settings, ...], after: tuple[Settings, ...]) -> None:
         """There must be something to repair."""
-        if not any(name_of(step) in ROUNDING for step in before):
-            raise InputError(
-                f"the step 'repair' mends what a step before it rounded: put it after {' or '.join(ROUNDING)}."
-            )
+        if not any(name_of(step) == ROUNDING for step in before):
+            raise InputError(f"the step 'repair' mends what a step before it rounded: put it after '{ROUNDING}'.")
 
     def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Write a model.onnx with these layers in float.
