@@ -17,6 +17,7 @@ from optimize import judge, plan, processes, recipe, reproduce, select, thumbnai
 from optimize.build import Builder, Built, Lost
 from optimize.cache import Cache, default_folder
 from optimize.causes import causes
+from optimize.collapse import diagnosed
 from optimize.evaluate import evaluate
 from optimize.flags import to_recipe
 from optimize.folder import LOG, chatter_to, claimed
@@ -143,6 +144,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     given = Made.model_validate({"use": "as given", **measures(subject.model, subject.axes)})
     rows[ORIGINAL] = Row(name=ORIGINAL, engine=asked.model_spec().source, status="measured", made=[given])
     rows, max_drop = _accuracy(run, rows, "validate_", None)
+    ruined = diagnosed(subject, builder, run.candidates, run.built, rows, rows[ORIGINAL])
     run, rows, unmended = _repaired(run, rows, builder, max_drop)
 
     progress.stage("latency, a first look")
@@ -203,7 +205,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
         chosen=chosen,
         why={target: choice.why for target, choice in choices.items()},
         closest={target: choice.closest for target, choice in choices.items() if choice.closest},
-        notes=[*subject.notes, *unmended, *untold],
+        notes=[*ruined, *subject.notes, *unmended, *untold],
         seconds=time.monotonic() - begun,
         exit_code=1 if unmet or exceeds or (strict and unsure) else 0,
         bundle="bundle" if chosen else None,

@@ -19,7 +19,7 @@ JUDGED, JUDGED_SAMPLES = 8, 256  # the layers minded most, and the samples of va
 
 def by_layer(
     before: OnnxModel, after: OnnxModel, calibrate: Split, validate: Split, metric: Metric | None, folder: Path,
-    progress: Callable[[int, int, str], None],
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[LayerSensitivity]:  # fmt: skip
     """Every layer that multiplies in int8, the one that is minded most first.
 
@@ -54,17 +54,18 @@ def by_layer(
     found.sort(key=lambda one: one.sqnr_db)
     if metric is None or not found:
         return found
-    base = _value(before, validate, metric, first)
+    base = value(before, validate, metric)
     sign = 1 if metric.higher_is_better else -1
     for place, one in enumerate(found[:JUDGED]):
         progress(place, JUDGED, "the metric with each layer alone in int8")
-        drop = sign * (base - _value(models[one.name], validate, metric, first))
+        drop = sign * (base - value(models[one.name], validate, metric))
         found[place] = one.model_copy(update={"drop": drop})
     return found
 
 
-def _value(model: OnnxModel, split: Split, metric: Metric, first: int | str) -> float:
-    """The metric on the first samples, by ONNX Runtime as it comes."""
+def value(model: OnnxModel, split: Split, metric: Metric) -> float:
+    """The metric on the first samples, which have labels, by ONNX Runtime as it comes."""
+    first = model.specs.inputs[0].shape[0] if model.specs.inputs[0].shape else 1
     session = engines.get("onnxruntime").open({"model": model.path}, model.specs, facts(), {})
     parts: list[Any] = []
     seen = 0

@@ -34,6 +34,7 @@ class Subject:
         own_labels: the data has the labels that the metric wants; else the original's answers stand for them.
         feeds: the arrays of each timed call: the first samples of validate.
         notes: what a reader of the report should know.
+        classes: how many kinds of labels there are; None where they are no whole numbers.
     """
 
     model: TorchModel | OnnxModel
@@ -49,6 +50,7 @@ class Subject:
     own_labels: bool
     feeds: dict[str, Array]
     notes: tuple[str, ...]
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,9 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
         own_labels=material.own_labels,
         feeds=resized(material.splits.validate.take(batch)[0], batch),
         notes=(*original.notes, *material.notes, *odd),
+        classes=max(
+            (int(one.labels[1]) + 1 for one in material.facts.values() if one.labels is not None), default=None
+        ),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from optimize.steps._graph import captured, fresh
+from optimize.steps._graph import drop_unused, fresh
 from runtime.tensors import Array
 
 BLOCKED_OPSET = 21  # DequantizeLinear with blocks, and int4
@@ -58,20 +58,6 @@ def gemms_to_products(proto: Any) -> None:
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     drop_unused(proto)
-
-
-def drop_unused(proto: Any) -> None:
-    """Remove the weights that nothing reads any more, in place, and what turned them into floats."""
-    used = {name for node in proto.graph.node for name in (*node.input, *captured(node))}
-    used |= {value.name for value in proto.graph.output}
-    nodes = [node for node in proto.graph.node if node.op_type != "DequantizeLinear" or node.output[0] in used]
-    if len(nodes) < len(proto.graph.node):
-        del proto.graph.node[:]
-        proto.graph.node.extend(nodes)
-        return drop_unused(proto)
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
 
 
 def in_nbits(proto: Any, weights: Mapping[str, Blocks], level: int) -> Any:

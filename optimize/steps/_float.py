@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from optimize.steps._graph import captured
+from optimize.steps._graph import drop_unused
 from optimize.steps._layers import FUSED, MOVES, MULTIPLIES, Graph
 from runtime.tensors import Array
 
@@ -55,7 +55,7 @@ def to_float(proto: Any, names: Collection[str], before: Any) -> None:
             proto.graph.initializer.append(tensor)
             node.input[place] = tensor.name
     _drop_pairs(proto, left)
-    _drop_unused(proto)
+    drop_unused(proto)
 
 
 def _in_int8(graph: Graph, node: Any) -> bool:
@@ -123,22 +123,6 @@ def _outputs(graph: Graph, makes: Callable[[str], bool]) -> None:
             node.input[:] = [name if one == inner else one for one in node.input]
         for node in graph.users.get(name, []):
             node.input[:] = [name if one == name else one for one in node.input]
-
-
-def _drop_unused(proto: Any) -> None:
-    """Nodes and weights that nothing reads any more."""
-    nodes = list(proto.graph.node)
-    while True:
-        read = {name for node in nodes for name in node.input} | {value.name for value in proto.graph.output}
-        read |= {name for node in nodes for name in captured(node)}
-        used = [node for node in nodes if read & set(node.output)]
-        if len(used) == len(nodes):
-            break
-        nodes = used
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name in read]
-    del proto.graph.node[:], proto.graph.initializer[:]
-    proto.graph.node.extend(nodes)
-    proto.graph.initializer.extend(kept)
 
 
 def _value(back: Any, graph: Graph, stored: Mapping[str, Any]) -> tuple[Array, Array]:

@@ -112,6 +112,22 @@ def captured(node: Any) -> set[str]:
     return found
 
 
+def drop_unused(proto: Any) -> None:
+    """Remove the nodes and weights that nothing reads any more, in place."""
+    nodes = list(proto.graph.node)
+    while True:
+        read = {name for node in nodes for name in node.input} | {value.name for value in proto.graph.output}
+        read |= {name for node in nodes for name in captured(node)}
+        used = [node for node in nodes if read & set(node.output)]
+        if len(used) == len(nodes):
+            break
+        nodes = used
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name in read]
+    del proto.graph.node[:], proto.graph.initializer[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend(kept)
+
+
 def constants_to_weights(proto: Any) -> None:
     """Constant nodes as initializers, which can be had in both forms."""
     kept = []

@@ -15,7 +15,7 @@ from optimize.folder import warnings_to_log
 from optimize.models import OnnxModel, TorchModel, write_onnx
 from optimize.sources.torch import TorchSession, tensors
 from optimize.steps import Context, Settings
-from optimize.steps._blocks import drop_unused
+from optimize.steps._graph import drop_unused
 from optimize.steps._probes import BATCH, batches
 from optimize.steps._schemes import conform, offences
 from optimize.steps.export import cause, dynamic_shapes, exported, largest

@@ -14,9 +14,9 @@ from pydantic import Field, field_validator, model_validator
 from optimize.folder import warnings_to_log
 from optimize.models import OnnxModel, write_onnx
 from optimize.steps import Context, Settings, _nncf
-from optimize.steps._blocks import BLOCKED_OPSET, blocks_of, drop_unused, gemms_to_products, in_nbits, in_own_ops
+from optimize.steps._blocks import BLOCKED_OPSET, blocks_of, gemms_to_products, in_nbits, in_own_ops
 from optimize.steps._gptq import by_gptq
-from optimize.steps._graph import matches, name_nodes, opset_of, raised
+from optimize.steps._graph import drop_unused, matches, name_nodes, opset_of, raised
 from optimize.steps._layers import Graph
 from optimize.steps._ready import in_float32, refuse_twice
 from runtime.engines import library
