@@ -16,7 +16,7 @@ import numpy as np
 
 from optimize import processes, pruning, reproduce, steps
 from optimize.cache import Cache, address, digest
-from optimize.models import Axes, OnnxModel, TorchModel, measures, read_onnx
+from optimize.models import Axes, OnnxModel, TorchModel, framed, measures, read_onnx
 from optimize.plan import Candidate
 from optimize.progress import Progress
 from optimize.recipe import Limits
@@ -233,6 +233,8 @@ class Builder:
             found = self._made[place]
             if isinstance(found, StepError):
                 raise found
+            if isinstance(model, OnnxModel) and isinstance(found[0], OnnxModel):
+                found = framed(found[0], model), found[1]
             model, history = found[0], (*history, found[1])
             if isinstance(model, TorchModel) and not model.history and not model.masks:
                 unpruned = model
@@ -363,7 +365,7 @@ def _contender(
     name: str, engine: str, files: Mapping[str, str], model: OnnxModel, options: Mapping[str, object]
 ) -> Contender:
     arguments = {"engine": engine, "files": dict(files), "specs": model.specs.to_json(), "options": dict(options)}
-    return Contender(name, "runtime.worker:open_engine", arguments)
+    return Contender(name, "runtime.worker:open_engine", arguments, takes=model.specs.inputs)
 
 
 def _disagrees(got: Mapping[str, Array], wanted: Mapping[str, Array], tolerance: float) -> Lost | None:

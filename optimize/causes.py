@@ -32,7 +32,7 @@ def causes(
             progress.say(f"profile {name}")
             one = built[name]
             options = one.contender.arguments["options"]
-            why = explained(rows[name].engine, one.files, options, subject.feeds, one.model.path)
+            why = explained(rows[name].engine, one.files, options, one.contender.given(subject.feeds), one.model.path)
             found[name] = found[name].model_copy(update={"explained": why})
         own.sort(key=lambda candidate: candidate.name != name)
         try:

@@ -1,15 +1,16 @@
 """What steps take and return: a model in torch, or one in an ONNX file on disk."""
 
+import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from runtime.engines import onnx_files
 from runtime.errors import InputError
-from runtime.tensors import Specs, TensorSpec
+from runtime.tensors import Frame, Specs, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FRAME = "frame:"  # in an ONNX file's metadata, before the name of an input that is a picture
 EXTERNAL_DATA_BYTES = 1_500_000_000  # protobuf ends at 2 GB; weights above this lie in a file beside
 
 
@@ -81,7 +83,27 @@ def read_onnx(path: Path) -> OnnxModel:
             _check_external(path, {entry.key: entry.value for entry in tensor.external_data}.get("location", ""))
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
-    return OnnxModel(path, Specs(_specs(inputs, path), _specs(model.graph.output, path)))
+    frames = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(FRAME)}
+    specs = []
+    for spec in _specs(inputs, path):
+        try:
+            told = frames.get(FRAME + spec.name)
+            specs.append(replace(spec, frame=Frame.from_json(json.loads(told))) if told else spec)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: what its metadata says of the picture '{spec.name}' is damaged.") from error
+    return OnnxModel(path, Specs(tuple(specs), _specs(model.graph.output, path)))
+
+
+def framed(model: OnnxModel, before: OnnxModel) -> OnnxModel:
+    """A model that came of another, its inputs pictures where those were, though its file may no longer say so."""
+    known = {spec.name: spec for spec in before.specs.inputs}
+    inputs = tuple(
+        replace(spec, frame=spec.frame or known[spec.name].frame)
+        if spec.name in known and known[spec.name].dtype == spec.dtype
+        else spec
+        for spec in model.specs.inputs
+    )
+    return replace(model, specs=replace(model.specs, inputs=inputs))
 
 
 def write_onnx(model: "onnx.ModelProto", path: Path) -> OnnxModel:
@@ -106,7 +128,9 @@ def strip(model: "onnx.ModelProto") -> None:
     for message in (model, *model.functions, *_inside(model)):
         message.doc_string = ""
         if "metadata_props" in message.DESCRIPTOR.fields_by_name:
+            kept = [entry for entry in message.metadata_props if entry.key.startswith(FRAME)]
             del message.metadata_props[:]
+            message.metadata_props.extend(kept)
 
 
 def measures(model: TorchModel | OnnxModel, axes: Axes | None = None) -> dict[str, int]:

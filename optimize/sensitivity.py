@@ -73,7 +73,8 @@ def value(model: OnnxModel, split: Split, metric: Metric) -> float:
         size = len(next(iter(feeds.values())))
         if isinstance(first, int) and size < first:
             feeds = resized(feeds, first)
-        outputs = {name: value[:size] for name, value in session.run(feeds).items()}
+        given = {spec.name: spec.given(feeds[spec.name]) for spec in model.specs.inputs}
+        outputs = {name: value[:size] for name, value in session.run(given).items()}
         assert labels is not None  # its callers looked
         parts.append(Rows.of(metric.update(outputs, labels)))
         seen += size

@@ -41,7 +41,7 @@ def batch_sizes(inputs: Sequence[TensorSpec], axes: Axes) -> tuple[int, ...]:
 def sized_feeds(split: Split, inputs: Sequence[TensorSpec], size: int) -> dict[str, Array]:
     """A batch of `size` real samples, repeated where there are fewer."""
     feeds = resized(split.take(size)[0], size)
-    return {spec.name: feeds[spec.name] for spec in inputs}
+    return {spec.name: spec.given(feeds[spec.name]) for spec in inputs}
 
 
 def check_equal(model: OnnxModel, reference: Session, context: "Context", tolerance: float) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 from runtime import errors, wire
 from runtime.errors import EngineError
-from runtime.tensors import Array
+from runtime.tensors import Array, TensorSpec
 
 LIMIT_S = 300.0  # for one answer; what takes longer hangs
 
@@ -27,12 +27,19 @@ class Contender:
         opener: `module:function`, imported in the worker.
         arguments: its keyword arguments, JSON values.
         rename: its own name for an input, where that is not the one that it is fed by.
+        takes: its inputs, where it takes pictures of which the others get what was made.
     """
 
     name: str
     opener: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     rename: Mapping[str, str] = field(default_factory=dict)
+    takes: tuple[TensorSpec, ...] = ()
+
+    def given(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Its own form of what all are given."""
+        own = {spec.name: spec for spec in self.takes}
+        return {name: own[name].given(value) if name in own else value for name, value in feeds.items()}
 
 
 class Worker:
@@ -56,6 +63,7 @@ class Worker:
         self, name: str = "worker", log: Path | None = None, limit_s: float = LIMIT_S, memory_bytes: int = 0
     ) -> None:
         self.name = name
+        self._contender: Contender | None = None
         self._limit_s = limit_s
         with (log or Path(os.devnull)).open("ab") as chatter:
             self._process = subprocess.Popen(
@@ -86,6 +94,7 @@ class Worker:
         """Start a process, load the contender and make the first call, all on the clock."""
         started = time.perf_counter()
         worker = cls(contender.name, log, limit_s, memory_bytes)
+        worker._contender = contender
         try:
             worker.stages, worker.outputs = worker.ask(
                 {
@@ -94,7 +103,7 @@ class Worker:
                     "arguments": dict(contender.arguments),
                     "rename": dict(contender.rename),
                 },
-                feeds,
+                contender.given(feeds),
             )
         except BaseException:
             worker.close()
@@ -104,7 +113,7 @@ class Worker:
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One call, not timed."""
-        return self.ask({"do": "run"}, feeds)[1]
+        return self.ask({"do": "run"}, self._contender.given(feeds) if self._contender else feeds)[1]
 
     def block(self, seconds: float, calls: int) -> Array:
         """Nanoseconds of each call of one timed block (int64)."""

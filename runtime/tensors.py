@@ -9,6 +9,54 @@ import numpy as np
 from runtime.errors import InputError
 
 Array = np.ndarray[Any, Any]
+WHOLE = 0.05  # how far a number may be off a whole one, for float32's rounding
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a model does to a camera's picture (N, H, W, C), uint8, before its first layer: (x * scale - mean) / std.
+
+    Attributes:
+        scale: of a whole number, 1/255 say.
+        mean: of each channel, or one for all.
+        std: likewise.
+        channels_first: it then is (N, C, H, W).
+    """
+
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels_first: bool
+
+    def whole(self, value: Array) -> Array:
+        """The picture that a float array was made from, (N, H, W, C), uint8.
+
+        Raises:
+            InputError: it was not made from whole numbers between 0 and 255 in this way.
+        """
+        last = np.moveaxis(value, 1, -1) if self.channels_first else value
+        exact = (last * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)) / np.float32(self.scale)
+        numbers = np.rint(exact)
+        off = float(np.abs(exact - numbers).max(initial=0))
+        low, high = numbers.min(initial=0), numbers.max(initial=0)
+        if not off < WHOLE or low < 0 or high > 255:
+            raise InputError(
+                f"the data is no picture by scale {self.scale:g}, mean {list(self.mean)} and std {list(self.std)}: "
+                f"its numbers run from {low:g} to {high:g}, and are up to {off:.2g} off whole ones."
+            )
+        return np.ascontiguousarray(numbers.astype(np.uint8))
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a manifest."""
+        return {
+            "scale": self.scale, "mean": list(self.mean), "std": list(self.std), "channels_first": self.channels_first,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Frame":
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError where the data is none."""
+        mean, std = (tuple(float(one) for one in data[key]) for key in ("mean", "std"))
+        return cls(float(data["scale"]), mean, std, bool(data["channels_first"]))
 
 
 @dataclass(frozen=True)
@@ -19,18 +67,25 @@ class TensorSpec:
         name: as in the ONNX file.
         dtype: a numpy dtype's name, `float32` say.
         shape: a number is a fixed dimension, a string names a dynamic axis; the same name means the same length.
+        frame: where the model itself makes what it was trained on out of a camera's picture.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    frame: Frame | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a manifest."""
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+        found = {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+        return {**found, "frame": self.frame.to_json()} if self.frame else found
+
+    def given(self, value: Array) -> Array:
+        """What the model takes, out of what its original takes; raises InputError where that is no picture."""
+        return self.frame.whole(value) if self.frame and value.dtype.kind == "f" else value
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "TensorSpec":
@@ -42,7 +97,8 @@ class TensorSpec:
         # numpy parses far more than names, and takes None for float64
         if type(name) is not str or type(dtype) is not str or not dtype.isalnum() or np.dtype(dtype).name != dtype:
             raise ValueError(f"{name!r} of dtype {dtype!r} is not a name and a numpy dtype's name")
-        return cls(name, dtype, tuple(shape))
+        frame = Frame.from_json(data["frame"]) if data.get("frame") is not None else None
+        return cls(name, dtype, tuple(shape), frame)
 
     def sized(self, axes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape in numbers, each named axis as long as `axes` says, 1 where it says nothing."""

@@ -206,7 +206,7 @@ def batches(split: Split, specs: Specs, samples: int, most: int = BATCH) -> Iter
         if not fixed:
             batch = {name: value[: samples - seen] for name, value in batch.items()}
         # a model that was cast whole takes float16, the data is still of the original's dtype
-        yield {spec.name: batch[spec.name].astype(spec.dtype, copy=False) for spec in specs.inputs}
+        yield {spec.name: spec.given(batch[spec.name]).astype(spec.dtype, copy=False) for spec in specs.inputs}
         seen += size
         if seen >= samples:
             return

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from optimize.models import OnnxModel, read_onnx, write_onnx
+from optimize.models import OnnxModel, framed, read_onnx, write_onnx
 from optimize.steps import Context, Settings
 from optimize.verify import check_equal, judge
 from runtime.errors import Error
@@ -30,7 +30,7 @@ class Step(Settings):
 
         try:
             slim = onnxslim.slim(onnx.load(model.path))
-            written = write_onnx(slim, context.folder / "model.onnx")
+            written = framed(write_onnx(slim, context.folder / "model.onnx"), model)
             if written.specs != model.specs:
                 raise Error(f"its inputs or outputs changed to {written.specs}")
             check_equal(written, judge(model), context, self.tolerance)

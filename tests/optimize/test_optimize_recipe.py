@@ -301,7 +301,7 @@ def test_every_step_takes_its_defaults_in_a_recipe_or_asks_for_a_goal():
         try:
             asked = from_table(given, Path())
         except InputError as error:
-            assert f"the step '{name}'" in str(error) and ": give " in str(error)
+            assert f"the step '{name}'" in str(error) and (": give " in str(error) or " after " in str(error))
             continue
         assert steps.name_of(asked.steps[0]) == name
         assert recipe.from_table(asked.plain(), Path()) == asked
@@ -316,3 +316,19 @@ def test_the_paths_in_steps_are_the_recipes(tmp_path):
     first, second = asked.all_steps()[:2]
     assert first.recover.augment == second.augment == f"{tmp_path}/data.py:flip"
     assert asked.plain()["steps"][1]["augment"] == "data.py:flip"
+
+
+@pytest.mark.parametrize(
+    "uses, message",
+    [
+        (["repair", "quantize_static"], "'repair' mends what a step before it rounded: put it after 'quantize_static'"),
+        (["quantize_static", "quantize_weights"], "'quantize_weights' cannot round what 'quantize_static' has rounded"),
+        (["quantize_dynamic", "quantize_static"], "'quantize_static' cannot round what 'quantize_dynamic' has rounded"),
+        (["quantize_static", "quantize_static"], "cannot round what 'quantize_static' has rounded already"),
+        (["quantize_aware", "quantize_dynamic"], "put that after it"),
+    ],
+)  # fmt: skip
+def test_steps_that_make_no_sense_in_their_order_are_refused_before_any_work(uses, message):
+    source = {"entry": "m.py:build"} if "quantize_aware" in uses else {"path": "m.onnx"}
+    with pytest.raises(InputError, match=message):
+        from_table(table(model=source, steps=[{"use": use} for use in uses]), Path())
