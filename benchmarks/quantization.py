@@ -3,7 +3,8 @@
     python benchmarks/quantization.py --zoo DIR [--quick] [--json FILE] [MODEL ...]
 
 DIR holds common.py and a folder a model. Of each model and engine: plain fp32; ONNX Runtime's quantizer and NNCF
-as they come; ours by each library, and repaired where one loses more than the recipe allows. All are compiled,
+as they come (`int8-torch` is neural-compressor as it comes, of what is a torch model); ours by each library, and
+repaired where one loses more than the recipe allows. All are compiled,
 judged on the recipe's test split by the real engine, and timed interleaved. `--quick`: one model, few rounds.
 """
 
@@ -24,7 +25,7 @@ from optimize.steps import Context, Settings
 from optimize.steps._probes import batches
 
 HERE = Path(__file__).parent / "zoo"
-MODELS = ("resnet20", "resnet56_int8", "mobilenet_v1_025", "squeezenet", "minilm", "dncnn")
+MODELS = ("resnet20", "resnet56_int8", "mobilenet_v1_025", "squeezenet", "minilm", "dncnn", "espnetv2")
 QUICK = ("resnet20",)
 ENGINES = ("onnxruntime", "openvino")
 ROUNDS = 8

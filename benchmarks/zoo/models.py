@@ -35,3 +35,7 @@ def minilm_pairs():
 
 def dncnn():
     return script("dncnn_25").load()
+
+
+def espnetv2():
+    return script("espnetv2_pascal").load()
