@@ -94,11 +94,10 @@ def _rounds_in_torch(step: Settings) -> bool:
 
 
 def _each(steps: Sequence[Settings]) -> Iterator[tuple[Settings, ...]]:
-    """Every list of steps that a list of steps stands for.
+    """Every list of steps that a list of steps stands for; that of each step's first way comes last.
 
     What is to be rounded in every way there is may be rounded in torch too, where that is what it comes from.
     """
-    yield from product(*(step.ways() for step in steps))
     uses = [name_of(step) for step in steps]
     if "export" in uses and any(isinstance(step, Static) and step.method == "auto" for step in steps):
         place, rounded = uses.index("export"), uses.index("quantize_static")
@@ -106,6 +105,7 @@ def _each(steps: Sequence[Settings]) -> Iterator[tuple[Settings, ...]]:
         assert isinstance(static, Static)
         in_torch = get("quantize_torch").model_validate({"samples": static.samples})
         yield from product(*(step.ways() for step in (*steps[:place], in_torch, *steps[rounded + 1 :])))
+    yield from product(*(reversed(step.ways()) for step in steps))
 
 
 def role_of(candidates: Sequence[Candidate], target: str, role: str) -> Candidate:

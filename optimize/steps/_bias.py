@@ -4,16 +4,17 @@ Each layer is looked at by itself, its rounded form fed from the float graph, so
 not counted twice (Nagel et al. 2019, arXiv:1906.04721, section 4.2; what NNCF calls fast).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from optimize.models import OnnxModel
 from optimize.steps import Context
+from optimize.steps._layers import Graph
 from optimize.steps._probes import Probes
 from runtime.tensors import Array
 
-LAYERS = ("Conv", "Gemm")
 SIGN = "__rounded/"  # begins the names of rounded layers beside the float ones
 
 
@@ -36,17 +37,19 @@ def correct_bias(proto: Any, rounded: Any, model: OnnxModel, context: Context, s
     from onnx import numpy_helper
 
     biases = {tensor.name: tensor for tensor in proto.graph.initializer}
-    layers = {node.name: node for node in proto.graph.node if node.op_type in LAYERS and len(node.input) > 2}
+    layers = _biased(proto, biases)
     twins = _Twins(proto, rounded)
     probes = Probes(proto)
     asked: dict[str, tuple[str, str]] = {}
     for node in rounded.graph.node:
-        before = layers.get(node.name)
-        if before is None or before.input[2] not in biases or node.input[1] == before.input[1]:
+        before, where = layers.get(node.name, (None, ""))
+        if before is None or node.input[1] == before.input[1]:
             continue
         shift = probes.node("Sub", [before.output[0], twins.of(node)])
+        if node.op_type == "MatMul":
+            shift = probes.node("Flatten", [shift], axis=-1)  # all but the last axis are samples
         axes = [0, 2, 3] if node.op_type == "Conv" else [0]
-        asked[before.input[2]] = (
+        asked[where] = (
             probes.ask(probes.reduce("ReduceSum", shift, axes)),
             probes.ask(probes.node("Size", [shift])),
         )
@@ -57,6 +60,22 @@ def correct_bias(proto: Any, rounded: Any, model: OnnxModel, context: Context, s
         mean = sums[shift] * len(bias) / sums[size]
         biases[name].CopyFrom(numpy_helper.from_array((bias + mean).astype(np.float32), name))
     return len(asked)
+
+
+def _biased(proto: Any, weights: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """By the name of a layer, itself and its bias; of a MatMul what an Add behind it adds, alone, to each channel."""
+    graph, found = Graph(proto), {}
+    for node in graph.nodes:
+        if node.op_type in ("Conv", "Gemm") and len(node.input) > 2:
+            found[node.name] = node, node.input[2]
+        elif node.op_type == "MatMul" and [user.op_type for user in graph.users.get(node.output[0], [])] == ["Add"]:
+            (add,) = graph.users[node.output[0]]
+            (other,) = [name for name in add.input if name != node.output[0]] or [""]
+            if other in weights and len(weights[other].dims) == 1:
+                found[node.name] = node, other
+    return {
+        name: (node, bias) for name, (node, bias) in found.items() if bias in weights and len(graph.users[bias]) == 1
+    }
 
 
 class _Twins:

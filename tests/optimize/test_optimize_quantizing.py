@@ -123,6 +123,30 @@ def test_bias_correction_takes_the_shift_of_the_mean_back(uneven, make_context, 
     assert correct_bias(proto, rounded, uneven, context, 64) == 4
 
 
+def test_the_bias_that_an_add_puts_behind_a_product_is_corrected_too(make_context, tmp_path):
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "product"),
+        helper.make_node("Add", ["a", "b"], ["y"], "bias"),
+    ]
+    ends = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 5, k]) for n, k in (("x", 16), ("y", 8))]
+    weights = [
+        numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("w", (16, 8)), ("b", (8,)))
+    ]
+    graph = helper.make_graph(nodes, "biased", ends[:1], ends[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    model = read_onnx(tmp_path / "m.onnx")
+    feeds = {"x": (random.standard_normal((64, 5, 16)) + 3).astype(np.float32)}
+    crude = Scheme(ops=("MatMul",), per_channel=False, quantize_outputs=False)
+    exact = judge(model).run(feeds)["y"]
+    shifts = []
+    for how in ("none", "fast"):
+        found = Step(bias_correction=how)(model, make_context(feeds, scheme=crude))
+        shifts.append(np.abs((judge(found).run(feeds)["y"] - exact).mean((0, 1))).max())
+    assert shifts[1] < 0.2 * shifts[0]
+
+
 # schemes
 
 
