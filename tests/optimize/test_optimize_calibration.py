@@ -112,3 +112,28 @@ def test_a_profile_over_batches_is_that_of_the_whole():
 )  # fmt: skip
 def test_the_axis_of_colours(shape, axis):
     assert colour_axis(shape) == axis
+
+
+def test_a_run_is_refused_before_any_work_and_check_false_lets_it_pass(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    from optimize.progress import Progress
+    from optimize.recipe import from_table
+    from optimize.subject import prepare as prepared
+
+    nodes = [helper.make_node("ReduceMean", ["image"], ["y"], axes=[2, 3], keepdims=0)]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("image", ["batch", 3, 24, 24]), ("y", ["batch", 3]))
+    ]
+    graph = helper.make_graph(nodes, "mean", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    noise = np.random.default_rng(0).standard_normal((40, 3, 24, 24)).astype(np.float32)
+    parts = {"calibrate": noise, "validate": pictures(40, 1), "test": pictures(40, 2)}
+    np.savez(tmp_path / "data.npz", **{f"image_{name}": value for name, value in parts.items()})
+    table = {"model": {"path": "m.onnx"}, "data": {"path": "data.npz"}, "targets": {"onnxruntime": {}}}
+    with pytest.raises(InputError, match="looks random"):
+        prepared(from_table(table, tmp_path), Progress(1, silent=True), None)
+    table["data"] = {"path": "data.npz", "check": False}
+    assert prepared(from_table(table, tmp_path), Progress(1, silent=True), None).notes
