@@ -33,29 +33,53 @@ def to_float(proto: Any, names: Collection[str], before: Any) -> None:
     """
     from onnx import numpy_helper
 
-    graph = Graph(proto)
+    graph, earlier = Graph(proto), Graph(before)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    given = {tensor.name: tensor for tensor in before.graph.initializer}
-    twins = {node.name: node for node in before.graph.node}
+    given = {tensor.name: numpy_helper.to_array(tensor) for tensor in before.graph.initializer}
+    twins = {node.name: node for node in earlier.nodes}
     left = {node.name for node in quantized(proto)} - set(names)
     for node in graph.nodes:
         if node.name not in names:
             continue
-        for place, name in enumerate(node.input):
+        twin = twins.get(node.name)
+        exact = False
+        for place, name in enumerate(node.input[:2]):
             back = graph.maker.get(name)
             if name not in graph.constants or back is None or back.op_type != "DequantizeLinear":
                 continue
             value, step = _value(back, graph, stored)
-            twin = twins.get(node.name)
-            if twin is not None and len(twin.input) > place and twin.input[place] in given:
-                exact = numpy_helper.to_array(given[twin.input[place]])
-                if exact.shape == value.shape and (np.abs(exact - value) <= 1.01 * step).all():
-                    value = exact
-            tensor = numpy_helper.from_array(value.astype(np.float32), f"{node.name}/{place}__float")
-            proto.graph.initializer.append(tensor)
-            node.input[place] = tensor.name
+            wanted = given.get(twin.input[place]) if twin is not None and len(twin.input) > place else None
+            if wanted is not None and wanted.shape == value.shape and (np.abs(wanted - value) <= 1.01 * step).all():
+                value, exact = wanted, True
+            _give(proto, node, place, value)
+        for one, place in _biases(graph, node):
+            # it was corrected for the rounding that is gone now, unless the weight was changed before, and it with it
+            own = twins.get(one.name)
+            if exact and own is not None and len(own.input) > place and own.input[place] in given:
+                _give(proto, one, place, given[own.input[place]])
+            elif (back := graph.maker.get(one.input[place])) is not None and back.op_type == "DequantizeLinear":
+                _give(proto, one, place, _value(back, graph, stored)[0])
     _drop_pairs(proto, left)
     drop_unused(proto)
+
+
+def _give(proto: Any, node: Any, place: int, value: Array) -> None:
+    """Let a node read these numbers."""
+    from onnx import numpy_helper
+
+    tensor = numpy_helper.from_array(value.astype(np.float32), f"{node.name}/{place}__float")
+    proto.graph.initializer.append(tensor)
+    node.input[place] = tensor.name
+
+
+def _biases(graph: Graph, node: Any) -> list[tuple[Any, int]]:
+    """The node and the place of its input that hold a layer's bias; of a MatMul, those of the Add alone behind it."""
+    if len(node.input) > 2 and node.input[2] in graph.constants:
+        return [(node, 2)]
+    users = graph.users.get(node.output[0], [])
+    if node.op_type != "MatMul" or [user.op_type for user in users] != ["Add"]:
+        return []
+    return [(users[0], place) for place, name in enumerate(users[0].input) if name in graph.constants]
 
 
 def _in_int8(graph: Graph, node: Any) -> bool:

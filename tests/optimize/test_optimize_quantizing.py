@@ -145,6 +145,9 @@ def test_the_bias_that_an_add_puts_behind_a_product_is_corrected_too(make_contex
         found = Step(bias_correction=how)(model, make_context(feeds, scheme=crude))
         shifts.append(np.abs((judge(found).run(feeds)["y"] - exact).mean((0, 1))).max())
     assert shifts[1] < 0.2 * shifts[0]
+    rounded = onnx.load(found.path)
+    to_float(rounded, ["product"], onnx.load(model.path))
+    assert loss(model, write_onnx(rounded, tmp_path / "float.onnx"), feeds) > 100
 
 
 # schemes
@@ -171,6 +174,16 @@ def test_every_layer_back_in_float_gives_the_float_graph_again(uneven, context, 
     assert layers == ["first", "depthwise", "pointwise", "classifier"]
     to_float(rounded, layers, onnx.load(uneven.path))
     assert not any("quantize" in node.op_type.lower() for node in rounded.graph.node)
+    assert loss(uneven, write_onnx(rounded, tmp_path / "float.onnx"), images) > 100
+
+
+@pytest.mark.parametrize("quantize_bias", [True, False])
+def test_a_bias_that_was_corrected_for_rounding_is_exact_again_with_its_layer(
+    quantize_bias, uneven, make_context, images, tmp_path
+):
+    crude = Scheme(ops=SCHEME.ops, per_channel=False, quantize_bias=quantize_bias)
+    rounded = onnx.load(Step()(uneven, make_context(images, scheme=crude)).path)
+    to_float(rounded, [node.name for node in quantized(rounded)], onnx.load(uneven.path))
     assert loss(uneven, write_onnx(rounded, tmp_path / "float.onnx"), images) > 100
 
 
