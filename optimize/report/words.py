@@ -64,7 +64,7 @@ def quieter(others: Sequence[str], governor: str | None) -> str:
     busy = f"Busy meanwhile: {', '.join(others[:3])}. " if others else "No other process here was busy. "
     if governor and governor != "performance":
         busy += f"The frequency governor is '{governor}': sudo cpupower frequency-set -g performance. "
-    return f"{busy}{'Stop it' if others else 'Quiet the machine, a container has neighbours too'} and run again."
+    return f"{busy}{'Stop it' if others else 'Quiet the machine (a container has neighbours too)'} and run again."
 
 
 def table(report: Report) -> list[list[str]]:
