@@ -8,9 +8,10 @@ import numpy as np
 from optimize.metrics import Outputs, first
 from optimize.metrics.calibration_error import METRIC as CALIBRATION
 from optimize.metrics.log_loss import log_probabilities
-from optimize.report import ClassAccuracy, Detail, Flip
+from optimize.report import ClassAccuracy, Detail, Flip, Moved
 from runtime.tensors import Array
 
+MOVED = 12  # samples shown, those first whose answer moved most
 FLIPS = 24  # shown in the report, those first of which the original was surest
 CLASS_SAMPLES = 20  # from which on a class has an accuracy of its own
 
@@ -22,6 +23,7 @@ class Answers:
     signal: float = 0.0
     noise: float = 0.0
     cosines: list[Array] = field(default_factory=list)
+    moves: list[Array] = field(default_factory=list)  # how far, label, before, after (NaN: none), sample
     calls: list[Array] = field(default_factory=list)  # label (-1: none), before, after, confidence of both, sample
 
     def update(self, original: Outputs, candidate: Outputs, labels: Array | None, start: int) -> None:
@@ -35,7 +37,10 @@ class Answers:
                 size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
                 self.cosines.append((a * b).sum(1)[size > 0] / size[size > 0])
         before, after = first(original), first(candidate)
-        if not _scores(before) or after.shape != before.shape:
+        if after.shape != before.shape or before.dtype.kind != "f":
+            return
+        if not _scores(before):
+            self.moves.append(_moves(before, after, labels, start))
             return
         whole = labels is not None and labels.dtype.kind in "iu" and labels.size == len(before)
         mine = labels.reshape(-1) if labels is not None and whole else np.full(len(before), -1)
@@ -53,6 +58,10 @@ class Answers:
             cosines = np.concatenate(self.cosines)
             found["sqnr_db"] = 10 * math.log10(self.signal / self.noise) if self.noise else None
             found["cosine"] = float(cosines.mean()) if len(cosines) else None
+        if self.moves:
+            moves = np.concatenate(self.moves)
+            far = np.argsort(-moves[:, 0], kind="stable")[:MOVED]
+            found["moved"] = [_moved(moves[i]) for i in far if moves[i, 0] > 0]
         if not self.calls:
             return Detail.model_validate(found)
         calls = np.concatenate(self.calls)
@@ -74,6 +83,24 @@ class Answers:
 def _scores(value: Array) -> bool:
     """Whether an output is a class score for each class: (samples, two or more) of floating point."""
     return value.dtype.kind == "f" and value.ndim == 2 and value.shape[1] > 1
+
+
+def _moves(before: Array, after: Array, labels: Array | None, start: int) -> Array:
+    """Of each sample how far its answer moved, and the numbers themselves where it is one, (samples, 5)."""
+    count = len(before)
+    a, b = (value.reshape(count, -1).astype(np.float64) for value in (before, after))
+    far, none = np.linalg.norm(b - a, axis=1), np.full(count, np.nan)
+    if a.shape[1] == 1:
+        label = labels.reshape(-1).astype(np.float64) if labels is not None and labels.size == count else none
+        return np.stack([far, label, a[:, 0], b[:, 0], start + np.arange(count)], 1)
+    size = np.linalg.norm(a, axis=1)
+    share = np.divide(far, size, out=np.zeros(count), where=size > 0)
+    return np.stack([share, none, none, none, start + np.arange(count)], 1)
+
+
+def _moved(move: Array) -> Moved:
+    label, before, after = (None if np.isnan(value) else float(value) for value in move[1:4])
+    return Moved(sample=int(move[4]), label=label, before=before, after=after, share=float(move[0]))
 
 
 def _flip(call: Array) -> Flip:

@@ -162,7 +162,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
 
     progress.stage("accuracy on test")
     rows, _ = _accuracy(run, rows, "accuracy", max_drop)
-    rows = _shown(subject, rows, chosen)
+    rows = thumbnails.in_rows(subject.splits.test, rows, chosen)
 
     progress.stage("latency of the chosen, once more")
     finalists = _finalists(run, rows, chosen)
@@ -325,17 +325,6 @@ def _holds(run: _Run, tried: Rows, max_drop: float, candidate: Candidate, made: 
 
 def _loses(row: Row, max_drop: float) -> bool:
     return row.validate_ is None or row.validate_.drop is None or row.validate_.drop > max_drop
-
-
-def _shown(subject: Subject, rows: Rows, chosen: Mapping[str, str]) -> Rows:
-    """Put the flipped samples of the chosen ones into the rows, as one sees them."""
-    details = {name: detail for name in set(chosen.values()) if (detail := rows[name].detail)}
-    seen = thumbnails.shown(subject.splits.test, {flip.sample for one in details.values() for flip in one.flips})
-    changed = dict(rows)
-    for name, detail in details.items():
-        flips = [flip.model_copy(update={"shown": seen.get(flip.sample, "")}) for flip in detail.flips]
-        changed[name] = rows[name].model_copy(update={"detail": detail.model_copy(update={"flips": flips})})
-    return changed
 
 
 def _latency(rows: Rows, found: Measurement, margin: float) -> Rows:

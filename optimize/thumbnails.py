@@ -2,11 +2,12 @@
 
 import base64
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from optimize.data import Split
+from optimize.report import Row
 from runtime.tensors import Array
 
 SIDE = 48  # pixels
@@ -27,6 +28,20 @@ def shown(split: Split, samples: Collection[int]) -> dict[int, str]:
         if len(found) == len(set(samples)):
             break
     return found
+
+
+def in_rows(split: Split, rows: Mapping[str, Row], chosen: Mapping[str, str]) -> dict[str, Row]:
+    """The rows, in those of the chosen the samples that were called otherwise or moved, as one sees them."""
+    details = {name: detail for name in set(chosen.values()) if (detail := rows[name].detail)}
+    numbers = {flip.sample for one in details.values() for flip in one.flips}
+    seen = shown(split, numbers | {move.sample for one in details.values() for move in one.moved})
+    changed = dict(rows)
+    for name, detail in details.items():
+        flips = [flip.model_copy(update={"shown": seen.get(flip.sample, "")}) for flip in detail.flips]
+        moved = [one.model_copy(update={"shown": seen.get(one.sample, "")}) for one in detail.moved]
+        detail = detail.model_copy(update={"flips": flips, "moved": moved})
+        changed[name] = rows[name].model_copy(update={"detail": detail})
+    return changed
 
 
 def _one(value: Array) -> str:

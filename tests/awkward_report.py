@@ -13,8 +13,10 @@ from optimize.report import (
     Headline,
     Latency,
     LayerNoise,
+    LayerSensitivity,
     LayerTime,
     Made,
+    Moved,
     RatioPart,
     Report,
     Row,
@@ -59,7 +61,16 @@ def make(**changes) -> Report:
                      shown=(DOT, SCRIPT, "", "0.1, 0.2, …", f"data:image/png;base64,{SCRIPT}")[i % 5])
                 for i in range(9)
             ],
+            moved=[
+                Moved(sample=i, label=1.5 if i % 2 else None, before=-1e-9 if i % 2 else None,
+                      after=1e9 if i % 2 else None, share=float(10**i), shown=(DOT, SCRIPT, "")[i % 3])
+                for i in range(5)
+            ],
         ),
+        sensitivity=[
+            LayerSensitivity(name=f"{LONG} {SCRIPT}", op="Conv", sqnr_db=-5.0 + i, drop=None if i % 2 else 0.01)
+            for i in range(4)
+        ],
         explained=Explained(
             sentence=f"{LONG} (Conv) is to blame {SCRIPT}", total_ms=2.0, ms={"computing in int8": 1.5, "moving": 0.5},
             layers=[

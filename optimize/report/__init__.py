@@ -58,6 +58,21 @@ class Flip(_Part):
     shown: str = ""
 
 
+class Moved(_Part):
+    """A sample whose answer, which is no class scores, moved far from the original's.
+
+    `label`, `before` and `after` are there where each is one number. `share` is the length of the move over that of the
+    original's answer, or the move itself where that is one number. `shown` as in `Flip`.
+    """
+
+    sample: int
+    label: float | None = None
+    before: float | None = None
+    after: float | None = None
+    share: float
+    shown: str = ""
+
+
 class ClassAccuracy(_Part):
     """The accuracy of the original and of the candidate on the samples of one class."""
 
@@ -72,7 +87,7 @@ class Detail(_Part):
 
     `sqnr_db` and `cosine` are of the raw outputs (null where they are equal); the rest is for class scores: `agreement`
     is the share called alike, `lost` and `won` count what became wrong and right, `classes` has those with 20 samples
-    or more, the worst first.
+    or more, the worst first. Of other answers, `moved` has the samples whose answer moved most.
     """
 
     sqnr_db: float | None = None
@@ -84,6 +99,7 @@ class Detail(_Part):
     calibration_error: float | None = None
     classes: list[ClassAccuracy] = Field(default_factory=list)
     flips: list[Flip] = Field(default_factory=list)
+    moved: list[Moved] = Field(default_factory=list)
 
 
 class LayerTime(_Part):

@@ -7,6 +7,7 @@ from optimize.report.plots import kind as kind_of
 from optimize.report.tables import Cell, Line, Table, name_cell, noted, number, why
 
 _PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
+_MANY = "more than one number"
 CLASSES = 10  # shown of each chosen candidate
 
 
@@ -84,6 +85,30 @@ def flips(report: Report) -> Table:
             )
             lines.append(Line(cells))
     return noted("flips", "Samples called otherwise", columns, lines)
+
+
+def moved(report: Report) -> Table:
+    """The samples of the chosen ones whose answer, no class scores, moved furthest from the original's."""
+    columns = (
+        ("candidate", False), ("sample", True), ("shown", False), ("label", True), ("original said", True),
+        ("now says", True), ("moved by", True),
+    )  # fmt: skip
+    lines = []
+    for row in _chosen(report):
+        for one in row.detail.moved if row.detail else []:
+            picture = one.shown if _PICTURE.fullmatch(one.shown) else ""
+            alone = one.before is not None
+            cells = (
+                Cell(row.name, key=row.name),
+                Cell(f"{one.sample:,}", key=one.sample),
+                Cell(f"sample {one.sample}" if picture else one.shown, picture=picture, reason="not kept"),
+                number(one.label, "{:.4g}", 1, "no labels" if alone else _MANY),
+                number(one.before, "{:.4g}", 1, _MANY),
+                number(one.after, "{:.4g}", 1, _MANY),
+                Cell(f"{one.share:.3g}" if alone else f"{one.share:.2%}", key=one.share),
+            )
+            lines.append(Line(cells))
+    return noted("moved", "Samples whose answer moved most", columns, lines)
 
 
 def _chosen(report: Report) -> list[Row]:

@@ -1,7 +1,7 @@
 """The tables of report.html that say why: each layer's time and precision, its noise, what it brings in float."""
 
 from optimize.report import LayerTime, Report, Row, words
-from optimize.report.tables import Cell, Line, Table
+from optimize.report.tables import Cell, Line, Table, noted
 
 NOISIEST = 12
 
@@ -51,7 +51,7 @@ def sensitivity(report: Report, row: Row) -> Table:
         )
         for one in row.sensitivity[:NOISIEST]
     ]
-    return Table(f"minded-{row.name}", f"Layers of {row.name}, each alone in int8", columns, tuple(lines))
+    return noted(f"minded-{row.name}", f"Layers of {row.name}, each alone in int8", columns, lines)
 
 
 def repair(row: Row) -> Table:

@@ -120,3 +120,30 @@ def test_other_things_are_shown_by_their_values(shape, says):
 def test_pictures_of_one_colour_or_not_finite_are_no_trouble():
     flat = Split("test", lambda: iter([({"x": np.ones((1, 1, 9, 9), np.float32)}, None)]))
     assert thumbnails.shown(flat, {0})[0].startswith("data:image/png")
+
+
+def test_numbers_that_moved_furthest_are_shown_with_what_they_were():
+    random = np.random.default_rng(0)
+    before = {"y": random.standard_normal((40, 1)).astype(np.float32)}
+    after = {"y": before["y"] + 0.01}
+    after["y"][7] += 2
+    after["y"][21] -= 1
+    found = Answers()
+    labels = np.arange(40, dtype=np.float32)
+    for start in (0, 20):
+        part = slice(start, start + 20)
+        found.update({"y": before["y"][part]}, {"y": after["y"][part]}, labels[part], start)
+    moved = found.finish().moved
+    assert [one.sample for one in moved[:2]] == [7, 21] and len(moved) == 12
+    assert moved[0].label == 7 and moved[0].share == pytest.approx(2.01, abs=1e-3)
+    assert moved[0].after - moved[0].before == pytest.approx(2.01, abs=1e-3)
+
+
+def test_pictures_that_moved_are_shown_by_their_share():
+    before = np.ones((6, 1, 4, 4), np.float32)
+    after = before.copy()
+    after[3] *= 1.5
+    found = Answers()
+    found.update({"y": before}, {"y": after}, None, 0)
+    (moved,) = found.finish().moved
+    assert moved.sample == 3 and moved.share == pytest.approx(0.5) and moved.before is None

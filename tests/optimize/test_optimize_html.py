@@ -148,11 +148,14 @@ def test_every_section_that_is_promised_is_there(pages):
             "Machine, data and versions", "Do it again", "The recipe",
         ):  # fmt: skip
             assert f" {title} " in page.text
-    assert pages["good"][2].tags.count("svg") == 4 and pages["awkward"][2].tags.count("table") == 10
+    assert pages["good"][2].tags.count("svg") == 4 and pages["awkward"][2].tags.count("table") == 12
     assert "Where the accuracy went" in pages["awkward"][2].text and "Where the accuracy" not in pages["good"][2].text
-    for title in ("Why it is (not) faster", "On devices", "layer by layer"):
+    for title in (
+        "Why it is (not) faster", "On devices", "layer by layer", "each layer alone in int8",
+        "Samples whose answer moved most",
+    ):  # fmt: skip
         assert title in pages["awkward"][2].text and title not in pages["good"][2].text
-    assert pages["awkward"][2].tags.count("img") == 2
+    assert pages["awkward"][2].tags.count("img") == 4
     assert "What each step did This report has nothing to show here." in pages["good"][2].text
     assert "model = runtime.load" in pages["good"][2].text and "model = runtime.load" not in pages["nothing"][2].text
     assert "a note of the run" in pages["good"][2].text
