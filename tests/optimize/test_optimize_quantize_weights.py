@@ -9,6 +9,7 @@ from optimize.models import read_onnx
 from optimize.steps.quantize_weights import Step
 from optimize.verify import judge, signal_to_noise
 from runtime import engines, host
+from runtime.engines import relative_error
 from runtime.errors import StepError
 
 BLOCKED = [name for name in targets.names() if targets.get(name).scheme("host", host.facts()).blocks]
@@ -92,6 +93,13 @@ def test_engines_compute_what_the_file_says(name, bits, model, make_context, tmp
     files = engines.get(name).compile(found.path, tmp_path / "engine", options)
     session = engines.get(name).open(files, found.specs, host.facts(), options)
     assert signal_to_noise(session.run(feeds()), judge(found).run(feeds())) > 40
+    if name != "reference":
+        formats = session.precision()
+        assert any(f"int{bits}" in one for one in formats), formats
+        # an engine is called wrong beyond its tolerance, which must not befall what rounds activations by itself
+        allowed = max(engines.get(name).TOLERANCE.get(one, 0.0) for one in formats)
+        error, _ = relative_error(session.run(feeds()), judge(found).run(feeds()))
+        assert error <= allowed
     session.close()
 
 
