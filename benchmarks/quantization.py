@@ -4,8 +4,8 @@
 
 DIR holds common.py and a folder a model. Of each model and engine: plain fp32; ONNX Runtime's quantizer and NNCF
 as they come (`int8-torch` is neural-compressor as it comes, of what is a torch model); ours by each library, and
-repaired where one loses more than the recipe allows. All are compiled,
-judged on the recipe's test split by the real engine, and timed interleaved. `--quick`: one model, few rounds.
+repaired where one loses more than the recipe allows. All are compiled, judged on the recipe's test split by the real
+engine, and timed interleaved. `--quick`: one model, few rounds.
 """
 
 import argparse

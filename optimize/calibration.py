@@ -12,10 +12,8 @@ from optimize.data._profile import Spread
 from runtime.errors import InputError
 
 FEW = 32  # samples
-NOISE, STRUCTURE = (
-    0.1,
-    0.3,
-)  # correlation of neighbours: below the one they have nothing in common, above the other much
+NOISE = 0.1  # correlation of neighbours that have nothing in common
+STRUCTURE = 0.3  # and of those that have much
 LAID_OUT = 0.3  # by how much it may differ between splits of one layout
 SCALED = 8.0  # times the spread
 SHIFTED = 1.0  # standard deviations

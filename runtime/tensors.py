@@ -55,8 +55,11 @@ class Frame:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Frame":
         """The inverse of `to_json`; raises KeyError, TypeError or ValueError where the data is none."""
-        mean, std = (tuple(float(one) for one in data[key]) for key in ("mean", "std"))
-        return cls(float(data["scale"]), mean, std, bool(data["channels_first"]))
+        try:
+            mean, std = (tuple(float(one) for one in data[key]) for key in ("mean", "std"))
+            return cls(float(data["scale"]), mean, std, bool(data["channels_first"]))
+        except OverflowError as error:  # a whole number that no float can hold
+            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ import pytest
 
 pytest.importorskip("websockets", reason="pip install 'edge-optimize[test]'")
 pytest.importorskip("pydantic", reason="pip install 'edge-optimize[optimize]'")
-pytestmark = pytest.mark.skipif(chromium.found() is None, reason="apt-get install chromium")
+pytestmark = pytest.mark.skipif(
+    chromium.found() is None,
+    reason="a page can only be looked at in a browser: apt-get install chromium, as .ci/run does",
+)
 
 READABLE = 4.5  # WCAG 2 AA, for text of this size
 

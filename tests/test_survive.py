@@ -112,7 +112,7 @@ def test_two_runs_into_one_folder(place):
     third.communicate()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user whom a folder refuses; CI is root")
 def test_a_folder_of_somebody_elses(place):
     (place / "out").mkdir()
     for path in (place, *place.parents):

@@ -95,7 +95,9 @@ class Profile:
             self.prints.append(digest.digest())
         for name, value in feeds.items():
             if value.dtype.kind == "f" and value.size:
-                self.spreads.setdefault(name, Spread()).update(value)
+                spread = self.spreads.setdefault(name, Spread())
+                for start in range(0, len(value), LOOKED_AT):  # a batch may be all there is, and float64 twice as much
+                    spread.update(value[start : start + LOOKED_AT])
 
 
 def colour_axis(shape: tuple[int, ...]) -> int | None:

@@ -71,7 +71,8 @@ def _biased(proto: Any, weights: Mapping[str, Any]) -> dict[str, tuple[Any, str]
         elif node.op_type == "MatMul" and [user.op_type for user in graph.users.get(node.output[0], [])] == ["Add"]:
             (add,) = graph.users[node.output[0]]
             (other,) = [name for name in add.input if name != node.output[0]] or [""]
-            if other in weights and len(weights[other].dims) == 1:
+            wide = weights[node.input[1]].dims[-1] if node.input[1] in weights else None
+            if other in weights and list(weights[other].dims) == [wide]:
                 found[node.name] = node, other
     return {
         name: (node, bias) for name, (node, bias) in found.items() if bias in weights and len(graph.users[bias]) == 1

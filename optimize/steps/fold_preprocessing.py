@@ -9,11 +9,11 @@ import json
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from optimize.models import FRAME, OnnxModel, write_onnx
 from optimize.steps import Context, Settings
-from optimize.steps._graph import fresh
+from optimize.steps._graph import captured, fresh
 from optimize.verify import batch_sizes, judge, sized_feeds
 from runtime.engines import relative_error
 from runtime.errors import InputError, StepError
@@ -44,6 +44,14 @@ class Step(Settings):
         if not all(value > 0 for value in std):
             raise ValueError("each must be above 0")
         return std
+
+    @model_validator(mode="after")
+    def _alike(self) -> "Step":
+        if len({len(self.mean), len(self.std)} - {1}) > 1 or not self.mean or not self.std:
+            raise ValueError(
+                f"mean has {len(self.mean)} numbers and std {len(self.std)}: one a channel, or one for all"
+            )
+        return self
 
     def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Write a model.onnx that takes pictures, seen to answer as before.
@@ -107,6 +115,8 @@ def _insert(proto: Any, spec: TensorSpec, frame: Frame) -> None:
         fresh(f"{spec.name}__{what}", taken) for what in ("float", "turned", "scaled", "ready")
     )
     for node in proto.graph.node:
+        if spec.name in captured(node):
+            raise StepError(f"'{node.name}' ({node.op_type}) reads the input '{spec.name}' in a graph of its own")
         node.input[:] = [ready if name == spec.name else name for name in node.input]
     std, mean = (np.asarray(values, np.float64) for values in (frame.std, frame.mean))
     shape = (-1, 1, 1) if frame.channels_first else (-1,)

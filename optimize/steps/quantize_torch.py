@@ -61,11 +61,11 @@ class Step(Settings):
         names = list(TorchSession(model.module, model.inputs, None).run(feeds))
         with warnings_to_log():
             rounded = self._rounded(model, context, feeds)
-            try:
-                proto = exported(rounded, model.inputs, feeds, names, context.folder, OPSET)
-            except Exception as error:  # the exporter raises whatever the first op that it lacks raises
-                log.exception("the export of what neural-compressor made failed")
-                raise StepError(f"torch's exporter does not take neural-compressor's result: {cause(error)}") from error
+        try:
+            proto = exported(rounded, model.inputs, feeds, names, context.folder, OPSET)
+        except Exception as error:  # the exporter raises whatever the first op that it lacks raises
+            log.exception("the export of what neural-compressor made failed")
+            raise StepError(f"torch's exporter does not take neural-compressor's result: {cause(error)}") from error
         small_weights(proto)
         if not any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
             raise StepError("neural-compressor quantized nothing in this model")

@@ -111,6 +111,28 @@ def test_numbers_that_are_not_the_data_s_and_inputs_that_are_none_are_refused(se
         Step(**settings)(model, context(make_context))
 
 
+@pytest.mark.parametrize("settings", [{"mean": (0.5,) * 3, "std": (0.5, 0.5)}, {"std": (0.0,)}, {"mean": ()}])
+def test_settings_that_do_not_fit_each_other_are_refused(settings):
+    with pytest.raises(ValueError, match="channel|above 0"):
+        Step(**settings)
+
+
+def test_an_input_that_an_inner_graph_reads_is_refused(model, make_context):
+    proto = onnx.load(model.path)
+    inner = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["image"], ["inner"])], "inner", [],
+        [onnx.helper.make_tensor_value_info("inner", onnx.TensorProto.FLOAT, ["batch", 3, 12, 10])],
+    )  # fmt: skip
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
+    proto.graph.node.append(
+        onnx.helper.make_node("If", ["yes"], ["same"], "branch", then_branch=inner, else_branch=inner)
+    )
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("same", onnx.TensorProto.FLOAT, None))
+    onnx.save(proto, model.path)
+    with pytest.raises(StepError, match=r"'branch' \(If\) reads the input 'image' in a graph of its own"):
+        Step(mean=MEAN, std=STD)(read_onnx(model.path), context(make_context))
+
+
 def test_a_frame_takes_back_only_what_it_made():
     frame = Frame(1 / 255, MEAN, STD, True)
     assert frame.whole(normalized(pictures())).tobytes() == pictures().tobytes()
@@ -120,6 +142,8 @@ def test_a_frame_takes_back_only_what_it_made():
         frame.whole(normalized(pictures()) * 9)
     with pytest.raises((ValueError, KeyError, TypeError)):
         Frame.from_json({"scale": "x", "mean": [0], "std": [1], "channels_first": True})
+    with pytest.raises(ValueError, match="too large"):
+        Frame.from_json({"scale": 10**400, "mean": [0], "std": [1], "channels_first": True})
 
 
 def test_a_run_gives_a_bundle_that_takes_the_picture(model, tmp_path, monkeypatch):

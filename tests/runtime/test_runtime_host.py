@@ -43,7 +43,10 @@ def files(monkeypatch):
     return found
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"),
+    reason="only Linux lets a process narrow the cores it may use, which is what is tested",
+)
 def test_cores_respect_affinity():
     code = """
 import os
