@@ -11,7 +11,7 @@ pytest.importorskip("websockets", reason="pip install 'edge-optimize[test]'")
 pytest.importorskip("pydantic", reason="pip install 'edge-optimize[optimize]'")
 pytestmark = pytest.mark.skipif(
     chromium.found() is None,
-    reason="a page can only be looked at in a browser: apt-get install chromium, as .ci/run does",
+    reason="needs a browser: apt-get install chromium",
 )
 
 READABLE = 4.5  # WCAG 2 AA, for text of this size

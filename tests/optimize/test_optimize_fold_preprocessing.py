@@ -113,7 +113,7 @@ def test_numbers_that_are_not_the_data_s_and_inputs_that_are_none_are_refused(se
 
 @pytest.mark.parametrize("settings", [{"mean": (0.5,) * 3, "std": (0.5, 0.5)}, {"std": (0.0,)}, {"mean": ()}])
 def test_settings_that_do_not_fit_each_other_are_refused(settings):
-    with pytest.raises(ValueError, match="channel|above 0"):
+    with pytest.raises(ValueError, match=r"channel|above 0"):
         Step(**settings)
 
 

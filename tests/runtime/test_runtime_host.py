@@ -45,7 +45,7 @@ def files(monkeypatch):
 
 @pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"),
-    reason="only Linux lets a process narrow the cores it may use, which is what is tested",
+    reason="only Linux narrows a process to some cores",
 )
 def test_cores_respect_affinity():
     code = """
