@@ -9,6 +9,7 @@ from optimize.metrics import Outputs, first
 from optimize.metrics.calibration_error import METRIC as CALIBRATION
 from optimize.metrics.log_loss import log_probabilities
 from optimize.report import ClassAccuracy, Detail, Flip, Moved
+from runtime.decoding import SCORES
 from runtime.tensors import Array
 
 MOVED = 12  # samples shown, those first whose answer moved most
@@ -18,8 +19,13 @@ CLASS_SAMPLES = 20  # from which on a class has an accuracy of its own
 
 @dataclass
 class Answers:
-    """One candidate's answers on one split, batch by batch."""
+    """One candidate's answers on one split, batch by batch.
 
+    Attributes:
+        numbers: the outputs are numbers, whose noise has a meaning; else the model's choice of classes, or boxes.
+    """
+
+    numbers: bool = True
     signal: float = 0.0
     noise: float = 0.0
     cosines: list[Array] = field(default_factory=list)
@@ -30,26 +36,33 @@ class Answers:
         """One batch: outputs by name, labels where the data has its own, and the number of its first sample."""
         for name, wanted in original.items():
             got = candidate.get(name)
-            if got is not None and wanted.dtype.kind == "f" and got.shape == wanted.shape:
+            if self.numbers and got is not None and wanted.dtype.kind == "f" and got.shape == wanted.shape:
                 a, b = (value.reshape(len(value), -1).astype(np.float64) for value in (wanted, got))
                 self.signal += float((a**2).sum())
                 self.noise += float(((a - b) ** 2).sum())
                 size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
                 self.cosines.append((a * b).sum(1)[size > 0] / size[size > 0])
         before, after = first(original), first(candidate)
-        if after.shape != before.shape or before.dtype.kind != "f":
+        if after.shape != before.shape or (before.dtype.kind != "f" and self.numbers):
+            return
+        if not self.numbers:
+            if before.dtype.kind in "iu" and (before.ndim == 1 or next(iter(original)) + SCORES in original):
+                called = [value.reshape(len(value), -1)[:, 0] for value in (before, after)]
+                self._call(called, [np.full(len(before), np.nan)] * 2, labels, start)
             return
         if not _scores(before):
             self.moves.append(_moves(before, after, labels, start))
             return
-        whole = labels is not None and labels.dtype.kind in "iu" and labels.size == len(before)
-        mine = labels.reshape(-1) if labels is not None and whole else np.full(len(before), -1)
         sure = [np.exp(log_probabilities(value)).max(1) for value in (before, after)]
-        self.calls.append(
-            np.stack([mine, before.argmax(1), after.argmax(1), *sure, start + np.arange(len(before))], 1).astype(
-                np.float64
-            )
-        )
+        self._call([before.argmax(1), after.argmax(1)], sure, labels, start)
+
+    def _call(self, called: list[Array], sure: list[Array], labels: Array | None, start: int) -> None:
+        """Classes before and after, the probability given to each, and the labels."""
+        count = len(called[0])
+        whole = labels is not None and labels.dtype.kind in "iu" and labels.size == count
+        mine = labels.reshape(-1) if labels is not None and whole else np.full(count, -1)
+        rows = [mine, *called, *sure, start + np.arange(count)]
+        self.calls.append(np.stack(rows, 1).astype(np.float64))
 
     def finish(self) -> Detail:
         """What they came to."""
@@ -74,9 +87,10 @@ class Answers:
             found["lost"] = int(((before == label) & (after != label)).sum())
             found["won"] = int(((before != label) & (after == label)).sum())
             found["classes"] = _by_class(label, before, after)
-            found["calibration_error"] = CALIBRATION.finish(
-                np.stack([calls[:, 4], after == label], 1).astype(np.float64)
-            )
+            if self.numbers:
+                found["calibration_error"] = CALIBRATION.finish(
+                    np.stack([calls[:, 4], after == label], 1).astype(np.float64)
+                )
         return Detail.model_validate(found)
 
 
@@ -99,15 +113,19 @@ def _moves(before: Array, after: Array, labels: Array | None, start: int) -> Arr
 
 
 def _moved(move: Array) -> Moved:
-    label, before, after = (None if np.isnan(value) else float(value) for value in move[1:4])
+    label, before, after = (_known(value) for value in move[1:4])
     return Moved(sample=int(move[4]), label=label, before=before, after=after, share=float(move[0]))
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _flip(call: Array) -> Flip:
     label = int(call[0])
     return Flip(
         sample=int(call[5]), label=None if label < 0 else label, before=int(call[1]), after=int(call[2]),
-        confidence_before=float(call[3]), confidence_after=float(call[4]),
+        confidence_before=_known(call[3]), confidence_after=_known(call[4]),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from optimize.verify import SAMPLES, judge, signal_to_noise, sized_feeds
 from runtime import contender, engines, host
 from runtime.bundle import sha256
 from runtime.contender import Contender, Worker
+from runtime.decoding import Decoding
 from runtime.engines import describe, relative_error
 from runtime.errors import Error, StepError, WorkError
 from runtime.tensors import Array
@@ -46,13 +47,15 @@ class Built:
         contender: what runs it; for a target that cannot be built here, its ONNX file on ONNX Runtime.
         precision: what truly runs, in words.
         made: what each step did.
+        body: the model before its outputs are decoded, in which layers are compared.
     """
 
     model: OnnxModel
     files: Mapping[str, Path]
     contender: Contender
     precision: str
-    made: tuple[Made, ...] = field(default=())
+    made: tuple[Made, ...]
+    body: OnnxModel
 
     @property
     def size_bytes(self) -> int:
@@ -139,16 +142,17 @@ class Builder:
         """
         try:
             model, made = self._steps(candidate)
-            assert isinstance(model, OnnxModel)  # `steps.complete` saw to it
+            body = self._steps(replace(candidate, steps=tuple(step for step in candidate.steps if not step.last)))[0]
+            assert isinstance(model, OnnxModel) and isinstance(body, OnnxModel)  # `steps.complete` saw to it
         except StepError as error:
             if candidate.role != "steps":
                 raise
             return Lost("failed", str(error))
         if candidate.why_not:
-            return self._as_source(candidate, model, made)
+            return self._as_source(candidate, model, made, body)
         self._progress.say(f"compile {candidate.name}")
         try:
-            built = self._compile(candidate, model, made)
+            built = self._compile(candidate, model, made, body)
         except WorkError as error:
             built = Lost("failed", str(error))
         if isinstance(built, Lost):
@@ -162,16 +166,17 @@ class Builder:
         model = self._steps(replace(candidate, steps=exact))[0] if len(exact) < len(candidate.steps) else None
         return model if isinstance(model, OnnxModel) else None
 
-    def _compile(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...]) -> Built | Lost:
+    def _compile(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...], body: OnnxModel) -> Built | Lost:
         engine, options = candidate.target.engine, self._options(candidate, model)
         files = self._engine(engine, model, options)
         opened = _contender(candidate.name, engine, files, model, options)
         with Worker.start(opened, self._feeds(model), self._log, **self._limits) as worker:
             counts, answer = worker.precision(), worker.outputs
         formats = [engines.get(engine).TOLERANCE.get(name, 0.0) for name in counts]
-        if lost := _disagrees(answer, judge(model).run(self._feeds(model)), max(formats, default=0.0) or 1e-3):
+        wanted, decoding = judge(model).run(self._feeds(model)), model.specs.decoding
+        if lost := _disagrees(answer, wanted, max(formats, default=0.0) or 1e-3, decoding):
             return lost
-        return Built(model, {role: Path(file) for role, file in files.items()}, opened, describe(counts), made)
+        return Built(model, {role: Path(file) for role, file in files.items()}, opened, describe(counts), made, body)
 
     def _engine(self, engine: str, model: OnnxModel, options: Mapping[str, Any]) -> dict[str, str]:
         """The compiled files, role to path, out of the cache or made by a process of their own.
@@ -203,10 +208,10 @@ class Builder:
         sizes = candidate.target.profiles(model.specs, self._axes) if candidate.target.profiles else None
         return {**candidate.options, **({"profiles": sizes} if sizes else {})}
 
-    def _as_source(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...]) -> Built:
+    def _as_source(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...], body: OnnxModel) -> Built:
         """No engine: its file on ONNX Runtime says how accurate it will be."""
         opened = _contender(candidate.name, "onnxruntime", {"model": str(model.path)}, model, {"fuse": False})
-        return Built(model, {}, opened, "", made)
+        return Built(model, {}, opened, "", made, body)
 
     def _steps(self, candidate: Candidate) -> tuple[TorchModel | OnnxModel, tuple[Made, ...]]:
         model, history, place = self._start, tuple[Made, ...](), self._root
@@ -368,8 +373,10 @@ def _contender(
     return Contender(name, "runtime.worker:open_engine", arguments, takes=model.specs.inputs)
 
 
-def _disagrees(got: Mapping[str, Array], wanted: Mapping[str, Array], tolerance: float) -> Lost | None:
-    error, name = relative_error(got, wanted)
+def _disagrees(
+    got: Mapping[str, Array], wanted: Mapping[str, Array], tolerance: float, decoding: Decoding | None
+) -> Lost | None:
+    error, name = relative_error(got, wanted, decoding)
     if error <= tolerance:
         return None
     values = got.get(name, np.empty(0))

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,12 @@ def _noise(
         return None
     progress.say(f"noise of the layers of {candidate.name}")
     with tempfile.TemporaryDirectory() as folder:
-        splits, after = subject.splits, built[candidate.name].model
+        splits, after, metric = subject.splits, built[candidate.name].body, None
+        if subject.own_labels:  # which are compared with what is made of the raw outputs
+            update, decoded = subject.metric.update, subject.contender.decoded
+            metric = replace(subject.metric, update=lambda outputs, labels: update(decoded(dict(outputs)), labels))
         lost = noise.by_layer(before, after, splits.calibrate, SAMPLES, Path(folder))
         minded = sensitivity.by_layer(
-            before, after, splits.calibrate, splits.validate, subject.metric if subject.own_labels else None,
-            Path(folder), progress.count,
-        )  # fmt: skip
+            before, after, splits.calibrate, splits.validate, metric, Path(folder), progress.count
+        )
         return candidate.name, {"noise": lost, "sensitivity": minded}

@@ -64,7 +64,9 @@ def evaluate(
     failed: dict[str, str] = {}
     wrong: dict[str, str] = {}
     workers: dict[str, Worker] = {}
-    details = {contender.name: Answers() for contender in contenders}
+    decoding = contenders[0].decoding
+    numbers = decoding is None or decoding.kind == "softmax"
+    details = {contender.name: Answers(numbers) for contender in contenders}
     seen = 0
     try:
         for feeds, labels in split.batches(batch):

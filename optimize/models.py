@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from runtime.decoding import Decoding
 from runtime.engines import onnx_files
 from runtime.errors import InputError
 from runtime.tensors import Frame, Specs, TensorSpec
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DECODING = "decoding"  # in an ONNX file's metadata, where its outputs are decoded
 FRAME = "frame:"  # in an ONNX file's metadata, before the name of an input that is a picture
 EXTERNAL_DATA_BYTES = 1_500_000_000  # protobuf ends at 2 GB; weights above this lie in a file beside
 
@@ -91,7 +93,20 @@ def read_onnx(path: Path) -> OnnxModel:
             specs.append(replace(spec, frame=Frame.from_json(json.loads(told))) if told else spec)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: what its metadata says of the picture '{spec.name}' is damaged.") from error
-    return OnnxModel(path, Specs(tuple(specs), _specs(model.graph.output, path)))
+    return OnnxModel(path, Specs(tuple(specs), _decoded(model, path)))
+
+
+def _decoded(model: "onnx.ModelProto", path: Path) -> tuple[TensorSpec, ...]:
+    """The outputs, with what the metadata says of them."""
+    outputs = _specs(model.graph.output, path)
+    told = {entry.key: entry.value for entry in model.metadata_props}.get(DECODING)
+    if not told:
+        return outputs
+    try:
+        decoding = Decoding.from_json(json.loads(told))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: what its metadata says of its outputs is damaged.") from error
+    return tuple(replace(spec, decoding=decoding) if spec.name == decoding.of[0] else spec for spec in outputs)
 
 
 def framed(model: OnnxModel, before: OnnxModel) -> OnnxModel:
@@ -128,7 +143,7 @@ def strip(model: "onnx.ModelProto") -> None:
     for message in (model, *model.functions, *_inside(model)):
         message.doc_string = ""
         if "metadata_props" in message.DESCRIPTOR.fields_by_name:
-            kept = [entry for entry in message.metadata_props if entry.key.startswith(FRAME)]
+            kept = [entry for entry in message.metadata_props if entry.key.startswith(FRAME) or entry.key == DECODING]
             del message.metadata_props[:]
             message.metadata_props.extend(kept)
 

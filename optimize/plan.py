@@ -8,7 +8,7 @@ from typing import Any
 import targets as target_folder
 from optimize.models import OnnxModel, TorchModel
 from optimize.recipe import Recipe
-from optimize.steps import Settings, get, gives, name_of, takes
+from optimize.steps import Settings, behind, get, gives, name_of, takes
 from optimize.steps.quantize_static import Step as Static
 from optimize.steps.repair import Step as Repair
 from runtime.host import Host
@@ -79,13 +79,13 @@ def _ways(steps: tuple[Settings, ...], target: Target) -> Iterator[tuple[str, st
     yield "fp32", "plain", exact
     yield "default", "vendor", exact
     if half:
-        yield _label(half), "steps", exact + half
+        yield _label(half), "steps", behind(exact, *half)
     if exact != late != steps and _label(late) != _label(steps):
         for way in _each(late):
-            yield _label(way + half), "steps", way + half
+            yield _label(way + half), "steps", behind(way, *half)
     if steps != exact:
         for way in _each(steps):
-            yield _label(way + half), "steps", way + half
+            yield _label(way + half), "steps", behind(way, *half)
 
 
 def _rounds_in_torch(step: Settings) -> bool:

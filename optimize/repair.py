@@ -18,17 +18,16 @@ from optimize.models import OnnxModel, write_onnx
 from optimize.plan import Candidate
 from optimize.progress import Progress
 from optimize.report import LayerRepair
-from optimize.steps import Settings
+from optimize.steps import Settings, behind
 from optimize.steps._float import quantized, to_float
 from optimize.subject import Subject
-from optimize.verify import judge, sized_feeds
+from optimize.verify import answered, judge
 from runtime.errors import StepError
 from runtime.measure import measure
 from runtime.tensors import Array
 
 log = logging.getLogger(__name__)
 
-SAMPLES = 32  # of calibrate, for the noise in the outputs
 ROUNDS = 4  # of the measurement of what each layer costs
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # how many layers a try has in float
 
@@ -69,7 +68,7 @@ def repaired(
         return None
     progress.say(f"what each layer of {candidate.name} would regain")
     with tempfile.TemporaryDirectory() as folder:
-        gains = regained(before, built.model, subject.splits.calibrate, Path(folder), progress.count)
+        gains = regained(before, built.body, subject.splits.calibrate, Path(folder), progress.count)
     promising = sorted((one for one in gains if one.regained > 0), key=lambda one: -one.regained)[
         : candidate.repair.most
     ]
@@ -116,9 +115,7 @@ def regained(
 
     exact, rounded = onnx.load(before.path), onnx.load(after.path)
     layers = quantized(rounded)
-    first = after.specs.inputs[0].shape[0] if after.specs.inputs[0].shape else 1
-    feeds = sized_feeds(split, before.specs.inputs, first if isinstance(first, int) else SAMPLES)
-    wanted = judge(before).run(feeds)
+    feeds, wanted = answered(before, split)
     whole = _noise(judge(after).run(feeds), wanted)
     found = []
     for done, layer in enumerate(layers):
@@ -164,7 +161,7 @@ def _with(candidate: Candidate, layers: tuple[str, ...], name: str) -> Candidate
     """The candidate with a repair of these layers behind its last step that rounds."""
     assert candidate.repair is not None  # its callers looked
     step: Settings = candidate.repair.model_copy(update={"layers": layers})
-    return replace(candidate, name=name, steps=(*candidate.steps, step), repair=None)
+    return replace(candidate, name=name, steps=behind(candidate.steps, step), repair=None)
 
 
 def _noise(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:

@@ -9,11 +9,10 @@ from optimize.metrics import Metric, Rows
 from optimize.models import OnnxModel, write_onnx
 from optimize.report import LayerSensitivity
 from optimize.steps._float import quantized, to_float
-from optimize.verify import judge, signal_to_noise, sized_feeds
+from optimize.verify import answered, judge, signal_to_noise
 from runtime import engines
 from runtime.host import facts
 
-SAMPLES = 16  # of calibrate, for the signal to noise
 JUDGED, JUDGED_SAMPLES = 8, 256  # the layers minded most, and the samples of validate, for the metric
 
 
@@ -39,9 +38,7 @@ def by_layer(
 
     exact, rounded = onnx.load(before.path), onnx.load(after.path)
     layers = quantized(rounded)
-    first = before.specs.inputs[0].shape[0] if before.specs.inputs[0].shape else 1
-    feeds = sized_feeds(calibrate, before.specs.inputs, first if isinstance(first, int) else SAMPLES)
-    wanted = judge(before).run(feeds)
+    feeds, wanted = answered(before, calibrate)
     found, models = [], {}
     for done, layer in enumerate(layers):
         progress(done, len(layers), "each layer alone in int8")

@@ -13,7 +13,9 @@ from optimize.models import Axes, OnnxModel, TorchModel, read_onnx
 from optimize.progress import Progress
 from optimize.recipe import Recipe
 from optimize.report import Data, SplitFacts
+from optimize.steps.fold_postprocessing import Step as FoldPostprocessing
 from runtime.contender import Contender, Worker
+from runtime.decoding import Decoding
 from runtime.errors import InputError, WorkError
 from runtime.tensors import Array, TensorSpec
 
@@ -154,6 +156,9 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
         evaluate_batch = max(limits["min"], min(limits["max"], EVALUATE_BATCH))
 
     progress.say("the original's first answers")
+    for step in recipe.all_steps():
+        if isinstance(step, FoldPostprocessing):
+            contender = replace(contender, decoding=_decoding(step, contender, material, evaluate_batch, log))
     material.try_out(contender, material.splits.validate, evaluate_batch, log)
     metric = material.metric
     return Subject(
@@ -181,6 +186,20 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
             (int(one.labels[1]) + 1 for one in material.facts.values() if one.labels is not None), default=None
         ),
     )
+
+
+def _decoding(
+    step: FoldPostprocessing, original: Contender, material: Material, batch: int, log: Path | None
+) -> Decoding:
+    """What becomes of the original's outputs, so that they can be compared with the candidates'."""
+    feeds = resized(material.splits.validate.take(batch)[0], batch)
+    try:
+        with Worker.start(original, feeds, log) as worker:
+            outputs = worker.outputs
+        specs = (TensorSpec(name, value.dtype.name, value.shape) for name, value in outputs.items())
+        return step.decoding(tuple(specs))
+    except WorkError as error:
+        raise InputError(f"the step 'fold_postprocessing': {error}") from error
 
 
 def _axes(recipe: Recipe, inputs: tuple[TensorSpec, ...]) -> dict[str, dict[str, int]]:

@@ -1,5 +1,6 @@
 """Is this ONNX file the same model? Compared on real data, at several batch sizes, with no optimization in between."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from optimize.steps import Context
 
 SAMPLES = 8  # of real data, for one comparison
+FEW, MANY = 4, 32  # samples, and the numbers in their outputs, from which the noise of a layer is told
+NUMBERS = 32_768
 
 
 def judge(model: OnnxModel) -> Session:
@@ -42,6 +45,22 @@ def sized_feeds(split: Split, inputs: Sequence[TensorSpec], size: int) -> dict[s
     """A batch of `size` real samples, repeated where there are fewer."""
     feeds = resized(split.take(size)[0], size)
     return {spec.name: spec.given(feeds[spec.name]) for spec in inputs}
+
+
+def answered(model: OnnxModel, split: Split) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The first samples of a split and what a model answers: so many that the noise in these answers can be told.
+
+    A model that answers with a map needs few of them, one that answers with a few numbers more.
+    """
+    first = model.specs.inputs[0].shape[0] if model.specs.inputs and model.specs.inputs[0].shape else 1
+    few = first if isinstance(first, int) else FEW
+    feeds = sized_feeds(split, model.specs.inputs, few)
+    outputs = judge(model).run(feeds)
+    enough = min(MANY, math.ceil(NUMBERS * few / max(1, sum(value.size for value in outputs.values()))))
+    if enough <= few or isinstance(first, int):
+        return feeds, outputs
+    feeds = sized_feeds(split, model.specs.inputs, enough)
+    return feeds, judge(model).run(feeds)
 
 
 def check_equal(model: OnnxModel, reference: Session, context: "Context", tolerance: float) -> float:

@@ -12,6 +12,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from runtime import errors, wire
+from runtime.decoding import Decoding
 from runtime.errors import EngineError
 from runtime.tensors import Array, TensorSpec
 
@@ -28,6 +29,7 @@ class Contender:
         arguments: its keyword arguments, JSON values.
         rename: its own name for an input, where that is not the one that it is fed by.
         takes: its inputs, where it takes pictures of which the others get what was made.
+        decoding: what becomes of its raw outputs, outside the time that is measured, so that they can be compared.
     """
 
     name: str
@@ -35,11 +37,16 @@ class Contender:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     rename: Mapping[str, str] = field(default_factory=dict)
     takes: tuple[TensorSpec, ...] = ()
+    decoding: Decoding | None = None
 
     def given(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Its own form of what all are given."""
         own = {spec.name: spec for spec in self.takes}
         return {name: own[name].given(value) if name in own else value for name, value in feeds.items()}
+
+    def decoded(self, outputs: dict[str, Array]) -> dict[str, Array]:
+        """Its outputs in the form in which all are compared."""
+        return self.decoding.apply(outputs) if self.decoding else outputs
 
 
 class Worker:
@@ -96,7 +103,7 @@ class Worker:
         worker = cls(contender.name, log, limit_s, memory_bytes)
         worker._contender = contender
         try:
-            worker.stages, worker.outputs = worker.ask(
+            worker.stages, outputs = worker.ask(
                 {
                     "do": "open",
                     "opener": contender.opener,
@@ -105,6 +112,7 @@ class Worker:
                 },
                 contender.given(feeds),
             )
+            worker.outputs = contender.decoded(outputs)
         except BaseException:
             worker.close()
             raise
@@ -113,7 +121,9 @@ class Worker:
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One call, not timed."""
-        return self.ask({"do": "run"}, self._contender.given(feeds) if self._contender else feeds)[1]
+        if self._contender is None:
+            return self.ask({"do": "run"}, feeds)[1]
+        return self._contender.decoded(self.ask({"do": "run"}, self._contender.given(feeds))[1])
 
     def block(self, seconds: float, calls: int) -> Array:
         """Nanoseconds of each call of one timed block (int64)."""

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from runtime.decoding import Array as Array
+from runtime.decoding import Decoding
 from runtime.errors import InputError
 
-Array = np.ndarray[Any, Any]
 WHOLE = 0.05  # how far a number may be off a whole one, for float32's rounding
 
 
@@ -71,20 +72,25 @@ class TensorSpec:
         dtype: a numpy dtype's name, `float32` say.
         shape: a number is a fixed dimension, a string names a dynamic axis; the same name means the same length.
         frame: where the model itself makes what it was trained on out of a camera's picture.
+        decoding: where an output is what the model itself made of its raw ones.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     frame: Frame | None = None
+    decoding: Decoding | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a manifest."""
-        found = {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
-        return {**found, "frame": self.frame.to_json()} if self.frame else found
+        told = {"frame": self.frame, "decoding": self.decoding}
+        return {
+            "name": self.name, "dtype": self.dtype, "shape": list(self.shape),
+            **{key: value.to_json() for key, value in told.items() if value},
+        }  # fmt: skip
 
     def given(self, value: Array) -> Array:
         """What the model takes, out of what its original takes; raises InputError where that is no picture."""
@@ -101,7 +107,8 @@ class TensorSpec:
         if type(name) is not str or type(dtype) is not str or not dtype.isalnum() or np.dtype(dtype).name != dtype:
             raise ValueError(f"{name!r} of dtype {dtype!r} is not a name and a numpy dtype's name")
         frame = Frame.from_json(data["frame"]) if data.get("frame") is not None else None
-        return cls(name, dtype, tuple(shape), frame)
+        decoding = Decoding.from_json(data["decoding"]) if data.get("decoding") is not None else None
+        return cls(name, dtype, tuple(shape), frame, decoding)
 
     def sized(self, axes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape in numbers, each named axis as long as `axes` says, 1 where it says nothing."""
@@ -114,6 +121,11 @@ class Specs:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @property
+    def decoding(self) -> Decoding | None:
+        """How the model makes its outputs of its raw ones; None where it gives these."""
+        return next((spec.decoding for spec in self.outputs if spec.decoding), None)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a manifest."""

@@ -1,5 +1,6 @@
 """Entry points of the zoo's torch models, with their original weights."""
 
+import torch
 from torch import nn
 from zoo import script
 
@@ -39,3 +40,26 @@ def dncnn():
 
 def espnetv2():
     return script("espnetv2_pascal").load()
+
+
+class Detector(nn.Module):
+    """FastestDet's grid (N, 85, 22, 22) as boxes: (N, 484, 84) of corners in pixels and a score for each class."""
+
+    def __init__(self, net, size):
+        super().__init__()
+        self.net, self.size = net, size
+
+    def forward(self, image):
+        """Its author's decoding, without the choice among the boxes."""
+        grid = self.net(image).flatten(2).transpose(1, 2)
+        side = self.size // 16
+        place = torch.arange(side * side)
+        middle = (grid[..., 1:3].tanh() + torch.stack([place % side, place // side], -1)) / side
+        half = grid[..., 3:5].sigmoid() / 2
+        scores = grid[..., :1] ** 0.6 * grid[..., 5:] ** 0.4
+        return torch.cat([(middle - half) * self.size, (middle + half) * self.size, scores], -1)
+
+
+def fastestdet():
+    module = script("fastestdet")
+    return Detector(module.load(), module.SIZE).eval()

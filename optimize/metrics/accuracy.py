@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from optimize.metrics import Metric, Outputs, first, share
+from runtime.decoding import SCORES
 from runtime.errors import InputError
 from runtime.tensors import Array
 
@@ -18,6 +19,8 @@ def classes(outputs: Outputs, labels: Array) -> tuple[Array, Array]:
         InputError: the labels are not class numbers of this model.
     """
     scores = first(outputs)
+    if scores.dtype.kind in "iu":
+        raise InputError(f"the output has the numbers of classes ({scores.dtype}); this metric needs their scores.")
     if scores.ndim < 2:
         raise InputError(f"the output has shape {scores.shape}; accuracy needs (samples, classes, ...).")
     if labels.ndim <= 2 and scores.shape[2:] == (1,) * (scores.ndim - 2):
@@ -35,6 +38,30 @@ def classes(outputs: Outputs, labels: Array) -> tuple[Array, Array]:
     return scores, labels
 
 
+def best(outputs: Outputs, labels: Array, count: int = 1) -> tuple[Array, Array]:
+    """The numbers of the `count` best classes, best first, (samples, count, ...), and the labels as `classes` has them.
+
+    They are those of the largest scores, or the output itself where the model chooses: the best class, or the best
+    few with their scores beside them (`runtime.decoding`).
+
+    Raises:
+        InputError: the labels are not class numbers of this model, or it gives fewer classes.
+    """
+    value = first(outputs)
+    if value.dtype.kind not in "iu":
+        scores, labels = classes(outputs, labels)
+        order = scores.argmax(1)[:, None] if count == 1 else np.argsort(-scores, 1, kind="stable")[:, :count]
+        return order, labels
+    value = value if next(iter(outputs)) + SCORES in outputs else value[:, None]
+    if labels.ndim == 2 and value.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "biu" or labels.shape != (len(value), *value.shape[2:]):
+        raise InputError(f"labels of dtype {labels.dtype} and shape {labels.shape} do not fit the model's classes.")
+    if value.shape[1] < count:
+        raise InputError(f"the model gives its best {value.shape[1]} classes; this metric needs {count}.")
+    return value[:, :count], labels
+
+
 def per_sample_share(right: Array) -> Array:
     """(N,) booleans as one column of zeros and ones; (N, ...) as two: how many are right, and of how many."""
     if right.ndim == 1:
@@ -44,11 +71,13 @@ def per_sample_share(right: Array) -> Array:
 
 
 def called(outputs: Outputs, labels: Array) -> Array:
-    """What each sample was called, what it is, and the number of classes, (N, 3)."""
-    scores, labels = classes(outputs, labels)
-    if scores.ndim != 2:
-        raise InputError(f"the output has shape {scores.shape}; this metric needs (samples, classes).")
-    return np.stack([scores.argmax(1), labels, np.full(len(labels), scores.shape[1])], 1).astype(np.float64)
+    """What each sample was called, what it is, and the number of classes (that were seen), (N, 3)."""
+    found, labels = best(outputs, labels)
+    if found.ndim != 2:
+        raise InputError(f"the output has shape {first(outputs).shape}; this metric needs (samples, classes).")
+    scores = first(outputs)
+    count = scores.shape[1] if scores.dtype.kind == "f" else 1 + max(found.max(), labels.max())
+    return np.stack([found[:, 0], labels, np.full(len(labels), count)], 1).astype(np.float64)
 
 
 def of_called(function: str) -> Callable[[Array], float]:
@@ -57,7 +86,7 @@ def of_called(function: str) -> Callable[[Array], float]:
     def finish(rows: Array) -> float:
         import sklearn.metrics
 
-        found, labels, count = rows[:, 0], rows[:, 1], int(rows[0, 2])
+        found, labels, count = rows[:, 0], rows[:, 1], int(rows[:, 2].max())
         here = np.unique(rows[:, :2]) if count > 2 else None
         how = {"labels": here, "average": "macro"} if count > 2 else {"pos_label": 1, "average": "binary"}
         return float(getattr(sklearn.metrics, function)(labels, found, zero_division=0, **how))
@@ -66,8 +95,8 @@ def of_called(function: str) -> Callable[[Array], float]:
 
 
 def _update(outputs: Outputs, labels: Array) -> Array:
-    scores, labels = classes(outputs, labels)
-    return per_sample_share(scores.argmax(1) == labels)
+    found, labels = best(outputs, labels)
+    return per_sample_share(found[:, 0] == labels)
 
 
 METRIC = Metric("accuracy", "share", True, _update, share)

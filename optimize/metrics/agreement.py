@@ -4,11 +4,14 @@ import numpy as np
 
 from optimize.metrics import Metric, Outputs, Rows, first, share
 from optimize.metrics.accuracy import METRIC as ACCURACY
+from runtime.decoding import SCORES
 from runtime.errors import InputError
 from runtime.tensors import Array
 
 
 def _update(outputs: Outputs, labels: Array) -> Array | Rows:
+    if labels.dtype.kind in "iu":  # the original chooses itself, one class or the best few
+        return ACCURACY.update(outputs, labels[:, 0] if next(iter(outputs)) + SCORES in outputs else labels)
     if labels.ndim < 2:
         raise InputError(f"the original's output has shape {labels.shape}; agreement needs (samples, classes, ...).")
     own = np.asarray(labels.argmax(1))

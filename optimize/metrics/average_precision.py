@@ -78,7 +78,8 @@ def _matched(answers: Array, objects: Array) -> list[Any]:
     return list(judge.evalImgs)
 
 
-def _finish(rows: Array) -> float:
+def finish(rows: Array, overlaps: int = OVERLAPS) -> float:
+    """The figure of these rows, the mean over the first so many overlaps; NaN without an object."""
     of_object = np.isnan(rows[:, 1]) & (rows[:, 0] >= 0)
     values = []
     for number in np.unique(rows[of_object, 0]):
@@ -89,11 +90,11 @@ def _finish(rows: Array) -> float:
         right = np.cumsum(answers[:, 2:], 0)
         precision = right / np.arange(1, len(right) + 1)[:, None]
         precision = np.maximum.accumulate(precision[::-1], 0)[::-1]  # at a recall: the best at it or above
-        for k in range(OVERLAPS):
+        for k in range(overlaps):
             place = np.searchsorted(right[:, k] / wanted, RECALLS, side="left")
             reached = place < len(right)
             values.append(float(precision[place[reached], k].sum()) / len(RECALLS))
     return float(np.mean(values)) if values else float("nan")
 
 
-METRIC = Metric("average_precision", "share", True, _update, _finish)
+METRIC = Metric("average_precision", "share", True, _update, finish)

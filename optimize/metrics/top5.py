@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from optimize.metrics import Metric, Outputs, share
-from optimize.metrics.accuracy import classes, per_sample_share
+from optimize.metrics import Metric, Outputs, first, share
+from optimize.metrics.accuracy import best, classes, per_sample_share
 from runtime.tensors import Array
 
 
@@ -18,6 +18,9 @@ def top(count: int) -> Metric:
 
 
 def _update(count: int, outputs: Outputs, labels: Array) -> Array:
+    if first(outputs).dtype.kind in "iu":
+        found, labels = best(outputs, labels, count)
+        return per_sample_share((found == labels[:, None]).any(1))
     scores, labels = classes(outputs, labels)
     own = np.take_along_axis(scores, labels[:, None].astype(np.int64), 1)
     return per_sample_share((scores > own).sum(1) < count)

@@ -44,7 +44,7 @@ class Accuracy(_Part):
 
 
 class Flip(_Part):
-    """A sample that the candidate calls otherwise than the original: class numbers and the probability given to them.
+    """A sample that the candidate calls otherwise than the original: class numbers and, of scores, their probability.
 
     `shown` is the sample itself: a small PNG as a data URL, or its first values; empty where it was not kept.
     """
@@ -53,8 +53,8 @@ class Flip(_Part):
     label: int | None
     before: int
     after: int
-    confidence_before: float
-    confidence_after: float
+    confidence_before: float | None
+    confidence_after: float | None
     shown: str = ""
 
 

@@ -80,8 +80,8 @@ def flips(report: Report) -> Table:
                 Cell(f"{one.sample:,}", key=one.sample),
                 Cell(f"sample {one.sample}" if picture else one.shown, picture=picture, reason="not kept"),
                 number(one.label, "{:d}", 1, "no labels"),
-                Cell(str(one.before), f"{one.confidence_before:.0%} sure", one.before),
-                Cell(str(one.after), f"{one.confidence_after:.0%} sure", one.after, tone=tone),
+                Cell(str(one.before), _sure(one.confidence_before), one.before),
+                Cell(str(one.after), _sure(one.confidence_after), one.after, tone=tone),
             )
             lines.append(Line(cells))
     return noted("flips", "Samples called otherwise", columns, lines)
@@ -109,6 +109,10 @@ def moved(report: Report) -> Table:
             )
             lines.append(Line(cells))
     return noted("moved", "Samples whose answer moved most", columns, lines)
+
+
+def _sure(confidence: float | None) -> str:
+    return "" if confidence is None else f"{confidence:.0%} sure"
 
 
 def _chosen(report: Report) -> list[Row]:

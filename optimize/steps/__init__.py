@@ -25,12 +25,14 @@ class Settings(BaseModel):
 
     Attributes:
         exact: the result computes the same as before, within rounding; the runner checks it.
+        last: nothing comes after it, since what it gives is no longer what the layers gave.
         label: what a candidate's name says of this step; empty for steps that each candidate has.
         scheme_matters: the result depends on the target's scheme.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     exact: ClassVar[bool] = False
+    last: ClassVar[bool] = False
     label: ClassVar[str] = ""
     scheme_matters: ClassVar[bool] = False
 
@@ -110,6 +112,12 @@ def takes(step: Settings) -> type:
 def gives(step: Settings) -> type:
     """The kind of model that a step returns."""
     return _kinds(step)[1]
+
+
+def behind(steps: Sequence[Settings], *more: Settings) -> tuple[Settings, ...]:
+    """Steps with others after them, but before the one that is last."""
+    body = tuple(step for step in steps if not step.last)
+    return (*body, *more, *steps[len(body) :])
 
 
 def complete(steps: Sequence[Settings], source_kind: type) -> tuple[Settings, ...]:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from runtime import listing
+from runtime.decoding import Decoding
 from runtime.errors import EngineError, EngineMissing, InputError
 from runtime.host import Host
 from runtime.tensors import Array, Specs
@@ -144,16 +145,22 @@ def describe(counts: Mapping[str, int]) -> str:
     return ", ".join(parts) or "not known"
 
 
-def relative_error(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> tuple[float, str]:
+def relative_error(
+    got: Mapping[str, Array], wanted: Mapping[str, Array], decoding: Decoding | None = None
+) -> tuple[float, str]:
     """The largest over the outputs of |got - wanted| / |wanted| (Euclidean norms), and that output's name.
 
-    Both in float64; infinite where shapes differ or a value that should be finite is not.
+    Both in float64; infinite where shapes differ or a value that should be finite is not. Of classes and boxes, which
+    have no norm, it is the share that is not there again.
     """
     worst, name = 0.0, next(iter(wanted), "")
     for key, reference in wanted.items():
         value = got[key]
         error = float("inf")
-        if value.shape == reference.shape and value.dtype.kind in "biufc" and reference.dtype.kind in "biufc":
+        share = decoding.difference(key, value, reference) if decoding else None
+        if share is not None:
+            error = share
+        elif value.shape == reference.shape and value.dtype.kind in "biufc" and reference.dtype.kind in "biufc":
             a, b = value.astype(np.float64), reference.astype(np.float64)
             same = (a == b) | (np.isnan(a) & np.isnan(b))  # equal infinities agree
             size, difference = float(np.linalg.norm(b[np.isfinite(b)])), np.where(same, 0.0, a - b)

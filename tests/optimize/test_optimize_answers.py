@@ -147,3 +147,23 @@ def test_pictures_that_moved_are_shown_by_their_share():
     found.update({"y": before}, {"y": after}, None, 0)
     (moved,) = found.finish().moved
     assert moved.sample == 3 and moved.share == pytest.approx(0.5) and moved.before is None
+
+
+def test_classes_that_the_model_chose_itself_have_no_noise_and_no_confidence():
+    before, after, labels = scores()
+    wanted = found(before, after, labels)
+    few = [np.argsort(-value, 1)[:, :2] for value in (before, after)]
+    forms = [{"y": before.argmax(1)}, {"y": after.argmax(1)}], [{"y": one, "y_scores": one * 1.5} for one in few]
+    for was, now in forms:
+        answers = Answers(numbers=False)
+        answers.update(was, now, labels, 0)
+        seen = answers.finish()
+        same = {"agreement", "flipped", "lost", "won", "classes"}
+        assert seen.model_dump(include=same) == wanted.model_dump(include=same)
+        assert (seen.sqnr_db, seen.cosine, seen.calibration_error, seen.flips[0].confidence_before) == (None,) * 4
+
+
+def test_boxes_are_not_compared_as_numbers():
+    answers = Answers(numbers=False)
+    answers.update({"y": np.ones((4, 3, 6))}, {"y": np.zeros((4, 3, 6))}, None, 0)
+    assert answers.finish() == type(answers.finish())()

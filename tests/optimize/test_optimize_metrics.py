@@ -445,3 +445,44 @@ def test_top_of_any_number():
     assert metrics.get("top3").name == "top3"
     with pytest.raises(InputError, match="top0"):
         metrics.get("top0")
+
+
+def test_classes_that_the_model_chose_itself_count_as_the_largest_scores_do():
+    scores, labels = random_scores(50, 6)
+    few = np.argsort(-scores, 1)[:, :3]
+    chosen, best = {"y": scores.argmax(1)}, {"y": few, "y_scores": np.take_along_axis(scores, few, 1)}
+    for name in ("accuracy", "f1", "precision", "recall"):
+        wanted = metrics.get(name).finish(metrics.get(name).update({"y": scores}, labels))
+        for outputs in (chosen, best):
+            assert metrics.get(name).finish(metrics.get(name).update(outputs, labels)) == pytest.approx(wanted)
+    top = metrics.get("top3")
+    np.testing.assert_array_equal(top.update(best, labels), top.update({"y": scores}, labels))
+    agreement = metrics.get("agreement")
+    for outputs in (chosen, best):
+        assert agreement.finish(agreement.update(outputs, next(iter(outputs.values())))) == 1.0
+    with pytest.raises(InputError, match="its best 3 classes; this metric needs 5"):
+        metrics.get("top5").update(best, labels)
+    with pytest.raises(InputError, match=r"numbers of classes .*; this metric needs their scores"):
+        metrics.get("log_loss").update(chosen, labels)
+    with pytest.raises(InputError, match="do not fit the model's classes"):
+        metrics.get("accuracy").update(chosen, labels[:20])
+
+
+def test_maps_of_classes_that_the_model_chose_itself():
+    random = np.random.default_rng(5)
+    scores, labels = random.standard_normal((6, 4, 5, 5)), random.integers(-1, 4, (6, 5, 5))
+    for name, own in (("miou", labels), ("accuracy", labels.clip(0))):
+        metric = metrics.get(name)
+        found = (metric.finish(Rows.of(metric.update({"y": y}, own)).values) for y in (scores, scores.argmax(1)))
+        assert next(found) == pytest.approx(next(found))
+
+
+def test_average_precision_at_one_overlap_is_that_of_voc():
+    found, labels = boxes(np.random.default_rng(6))
+    whole, half = metrics.get("average_precision"), metrics.get("average_precision_50")
+    rows = half.update({"boxes": found}, labels).values
+    np.testing.assert_array_equal(rows, whole.update({"boxes": found}, labels).values)
+    exact = labels[:, :, [0, 1, 2, 3, 4, 4]]
+    exact[..., 4] = labels[..., 4] >= 0
+    assert half.finish(rows) > whole.finish(rows) + 0.1
+    assert half.finish(half.update({"boxes": exact}, labels).values) == 1.0

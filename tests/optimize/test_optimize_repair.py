@@ -48,7 +48,9 @@ def world(monkeypatch, tmp_path):
             if one.name.endswith("-repaired"):
                 tried.append(layers)
             return (
-                Lost("failed", "as told") if "broken" in layers else Built(None, {}, SimpleNamespace(name=one.name), "")
+                Lost("failed", "as told")
+                if "broken" in layers
+                else Built(None, {}, SimpleNamespace(name=one.name), "", (), None)
             )
 
         def measure(contenders, feeds, **asked):
@@ -63,7 +65,7 @@ def world(monkeypatch, tmp_path):
         monkeypatch.setattr(repair, "measure", measure)
         builder = SimpleNamespace(unrounded=lambda one: "before", build=build)
         subject = SimpleNamespace(splits=SimpleNamespace(calibrate=None), feeds={})
-        built = Built(None, {}, SimpleNamespace(name="t-int8"), "")
+        built = Built(None, {}, SimpleNamespace(name="t-int8"), "", (), None)
         found = repair.repaired(
             subject, builder, candidate, built, lambda one, made: len(one.steps[-1].layers) >= enough,
             tmp_path / "log", Progress(1, silent=True),
@@ -121,7 +123,7 @@ def test_a_repair_that_fails_costs_nothing_else_and_is_said(monkeypatch, found, 
 
     monkeypatch.setattr(pipeline, "repaired", search)
     one = Candidate("t-int8", "steps", SimpleNamespace(name="t"), (), {}, SCHEME, why_not, Repair())
-    built = {"t-int8": Built(None, {}, SimpleNamespace(name="t-int8"), "")}
+    built = {"t-int8": Built(None, {}, SimpleNamespace(name="t-int8"), "", (), None)}
     run = pipeline._Run(None, None, [one], built, None, Progress(1, silent=True))
     lost = SimpleNamespace(validate_=SimpleNamespace(drop=0.5))
     rows = {"t-int8": lost, "original": lost}
