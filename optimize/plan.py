@@ -42,7 +42,8 @@ def expand(recipe: Recipe, host: Host) -> list[Candidate]:
     The exact steps make the plain model; where the recipe has no others, that is all there is beside the vendor's
     default. Where it changes the model both in torch and in ONNX, the latter alone is a candidate too: one sees what
     pruning brings over quantizing by itself. A step that stands for several ways is a candidate in each. A target that
-    computes in half precision as the graph says gets a cast to fp16, alone and after the other steps. Of a target that
+    computes in half precision as the graph says gets a cast to fp16, alone and after the other steps; one that computes
+    in bf16 by an option, as its vendor ships it, gets what is asked for with that option too. Of a target that
     cannot be built here only the last is kept: it travels as a source.
     """
     found: list[Candidate] = []
@@ -52,40 +53,45 @@ def expand(recipe: Recipe, host: Host) -> list[Candidate]:
         target = target_folder.get(name)
         scheme = target.scheme(asked.get("cpu", "host"), host)
         options, why_not = target.engine_options(asked), target.why_not()
+        narrow = {} if "precision" in asked else target.bf16(host)
         made = [
             Candidate(
                 f"{name}-{label}",
                 role,
                 target,
                 steps,
-                target.vendor if role == "vendor" else options,
+                target.vendor if role == "vendor" else {**options, **more},
                 scheme,
                 why_not,
                 searched[0] if searched and role == "steps" else None,
             )
-            for label, role, steps in _ways(listed, target)
+            for label, role, steps, more in _ways(listed, target, narrow)
             if role != "vendor" or target.vendor != options
         ]
         found += [one for one in made if one.role != "vendor"][-1:] if why_not else made
     return found
 
 
-def _ways(steps: tuple[Settings, ...], target: Target) -> Iterator[tuple[str, str, tuple[Settings, ...]]]:
-    """Label, role and steps of a target's candidates; what is asked for comes last."""
+def _ways(
+    steps: tuple[Settings, ...], target: Target, narrow: Mapping[str, Any]
+) -> Iterator[tuple[str, str, tuple[Settings, ...], Mapping[str, Any]]]:
+    """Label, role, steps and options of a target's candidates; what is asked for comes last."""
     plainly = tuple(get("export")() if _rounds_in_torch(step) else step for step in steps)
     exact = tuple(step for step in plainly if step.exact)
     late = tuple(step for step in steps if step.exact or gives(step) is OnnxModel)
     half = (get("cast_fp16")(),) if target.half and not any(name_of(step) == "cast_fp16" for step in steps) else ()
-    yield "fp32", "plain", exact
-    yield "default", "vendor", exact
+    yield "fp32", "plain", exact, {}
+    yield "default", "vendor", exact, {}
     if half:
-        yield _label(half), "steps", behind(exact, *half)
+        yield _label(half), "steps", behind(exact, *half), {}
     if exact != late != steps and _label(late) != _label(steps):
         for way in _each(late):
-            yield _label(way + half), "steps", behind(way, *half)
+            yield _label(way + half), "steps", behind(way, *half), {}
     if steps != exact:
         for way in _each(steps):
-            yield _label(way + half), "steps", behind(way, *half)
+            if narrow:
+                yield f"{_label(way)}-bf16", "steps", way, narrow
+            yield _label(way + half), "steps", behind(way, *half), {}
 
 
 def _rounds_in_torch(step: Settings) -> bool:

@@ -62,6 +62,8 @@ class Target:
         vendor: those of the engine as its vendor ships it.
         profiles: for an engine that is built for a range of sizes: its option `profiles` for specs and a recipe's axes.
         half: it computes in fp16 where the graph is in fp16, and is faster for it: `cast_fp16` makes candidates.
+        bf16: options under which it computes in bf16 what the graph has in float, where this processor can: what is
+            asked for becomes a candidate with them too. Empty where it cannot, or where the graph says it.
         unproven: what of it was never tried, said to whoever is about to rely on it; empty where all was.
     """
 
@@ -74,6 +76,7 @@ class Target:
     vendor: Mapping[str, Any]
     profiles: Callable[[Specs, Mapping[str, Mapping[str, int]]], Mapping[str, Any]] | None = None
     half: bool = False
+    bf16: Callable[[Host], Mapping[str, Any]] = lambda host: {}
     unproven: str = ""
 
     def engine_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:

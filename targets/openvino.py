@@ -22,4 +22,5 @@ TARGET = Target(
     options={"threads": int, "precision": str, "hint": str},
     plain={"precision": "f32"},
     vendor={},
+    bf16=lambda host: {"precision": "bf16"} if {"avx512_bf16", "amx_bf16"} & set(host.instruction_sets) else {},
 )

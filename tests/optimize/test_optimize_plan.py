@@ -9,6 +9,8 @@ from optimize.plan import expand, role_of
 from optimize.recipe import from_table
 from runtime import host
 
+BF16 = {"precision": "bf16"}
+TRUE_TARGETS = targets.get
 QUANTIZED = [{"use": "quantize_static", "samples": 7}]
 
 
@@ -25,6 +27,7 @@ def planned(recipe):
 @pytest.fixture(autouse=True)
 def _every_target_builds_here(monkeypatch):
     change_targets(monkeypatch, why_not=lambda: None)
+    change_targets(monkeypatch, bf16=lambda host: {})
 
 
 def change_targets(monkeypatch, only=None, **changes):
@@ -122,3 +125,19 @@ def test_a_role_is_found_or_the_first_stands_for_it():
     assert role_of(found, "onnxruntime", "vendor").name == "onnxruntime-default"
     assert role_of(found, "openvino", "plain").name == "openvino-fp32"
     assert role_of(found[4:], "onnxruntime", "plain").name == "onnxruntime-default"
+
+
+def test_what_is_asked_for_computes_the_rest_in_bf16_too_where_the_target_and_the_processor_can():
+    target = TRUE_TARGETS("openvino")
+    for sets, can in ((("avx512_bf16",), True), (("amx_bf16",), True), (("avx512_vnni",), False)):
+        assert bool(target.bf16(replace(host.facts(), instruction_sets=sets))) == can
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "get", lambda name: replace(target, why_not=lambda: None, bf16=lambda host: BF16))
+        found = planned(recipe([*PRUNED, *QUANTIZED], openvino={}))
+        assert [(one.name, dict(one.options)) for one in found[2:]] == [
+            ("openvino-int8", {"precision": "f32"}),
+            ("openvino-pruned-recovered-int8-bf16", BF16),
+            ("openvino-pruned-recovered-int8", {"precision": "f32"}),
+        ]
+        asked = planned(recipe(QUANTIZED, openvino={"precision": "f16"}))
+        assert [one.name for one in asked[2:]] == ["openvino-int8"], "who names a precision means it"
