@@ -24,7 +24,7 @@ from optimize.report import Made
 from optimize.steps import Context, Settings
 from optimize.subject import Subject
 from optimize.usercode import split_place, user_files
-from optimize.verify import SAMPLES, judge, signal_to_noise, sized_feeds
+from optimize.verify import SAMPLES, interpreter, judge, signal_to_noise, sized_feeds
 from runtime import contender, engines, host
 from runtime.bundle import sha256
 from runtime.contender import Contender, Worker
@@ -209,8 +209,9 @@ class Builder:
         return {**candidate.options, **({"profiles": sizes} if sizes else {})}
 
     def _as_source(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...], body: OnnxModel) -> Built:
-        """No engine: its file on ONNX Runtime says how accurate it will be."""
-        opened = _contender(candidate.name, "onnxruntime", {"model": str(model.path)}, model, {"fuse": False})
+        """No engine: its file, interpreted, says how accurate it will be."""
+        engine, options = interpreter(model)
+        opened = _contender(candidate.name, engine, {"model": str(model.path)}, model, options)
         return Built(model, {}, opened, "", made, body)
 
     def _steps(self, candidate: Candidate) -> tuple[TorchModel | OnnxModel, tuple[Made, ...]]:

@@ -22,13 +22,27 @@ FEW, MANY = 4, 32  # samples, and the numbers in their outputs, from which the n
 NUMBERS = 32_768
 
 
+def interpreter(model: OnnxModel) -> tuple[str, dict[str, bool]]:
+    """The engine that says what an ONNX file means, and its options: ONNX Runtime, every node on its own.
+
+    It has no kernels for bf16; there it is ONNX's own evaluator, which is slow.
+    """
+    import onnx
+
+    graph = onnx.load(model.path, load_external_data=False).graph
+    if any(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in graph.initializer):
+        return "reference", {}
+    return "onnxruntime", {"fuse": False}
+
+
 def judge(model: OnnxModel) -> Session:
-    """The session that says what an ONNX file means: ONNX Runtime, every node on its own, nothing fused.
+    """The session that says what an ONNX file means: nothing is fused.
 
     Quantized files are computed as they are written, in float between Q and DQ, so it does not saturate as an int8
     kernel of an older processor may.
     """
-    return engines.get("onnxruntime").open({"model": model.path}, model.specs, facts(), {"fuse": False})
+    engine, options = interpreter(model)
+    return engines.get(engine).open({"model": model.path}, model.specs, facts(), options)
 
 
 def batch_sizes(inputs: Sequence[TensorSpec], axes: Axes) -> tuple[int, ...]:

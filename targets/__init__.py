@@ -31,6 +31,7 @@ class Scheme:
         quantize_bias: int32 biases behind a DequantizeLinear; else they stay in float.
         blocks: the op that holds weights in blocks with a scale each; empty where kernels have none.
         dynamic: kernels that round activations in the call, by their own range, run.
+        bf16: it computes in bf16 where the graph is in bf16.
         reduce_range: weights in 7 bits, where products are summed in 16 bits and would saturate.
         ops: the ONNX ops whose inputs are quantized. What only moves numbers (Pad, Slice) is left out: it gains
             nothing, and a padded zero is not the zero of an asymmetric scale.
@@ -46,6 +47,7 @@ class Scheme:
     quantize_bias: bool = True
     reduce_range: bool = False
     dynamic: bool = False
+    bf16: bool = False
     blocks: Literal["", "MatMulNBits", "DequantizeLinear"] = ""
 
 

@@ -6,7 +6,7 @@ from targets import Scheme, Target, missing
 
 def _scheme(cpu: str, host: Host) -> Scheme:
     """It computes Q/DQ as it is written, so any scheme does; this is the most common one."""
-    return Scheme(ops=("Conv", "Gemm", "MatMul", "Add"), quantize_outputs=False, blocks="DequantizeLinear")
+    return Scheme(ops=("Conv", "Gemm", "MatMul", "Add"), quantize_outputs=False, blocks="DequantizeLinear", bf16=True)
 
 
 TARGET = Target(

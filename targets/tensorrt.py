@@ -34,6 +34,7 @@ def _scheme(cpu: str, host: Host) -> Scheme:
         quantize_outputs=False,
         quantize_bias=False,
         blocks="DequantizeLinear",
+        bf16=True,
     )
 
 

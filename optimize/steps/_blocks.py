@@ -158,6 +158,9 @@ def in_own_ops(proto: Any) -> None:
             tensors.append(_small(point if blocks > 1 else point[0], f"uint{bits}", f"{name}_zero_point"))
         else:
             signed = numbers.astype(np.int16) - 2 ** (bits - 1)
+            if bits == 8:  # TensorRT refuses a scale below 0, which is there to have one number more on that side
+                turned = np.where(np.repeat(scale < 0, block, axis=0)[:deep], -signed, signed)
+                signed, scale = turned.clip(-128, 127), np.abs(scale)
             tensors = [_small(signed, f"int{bits}", name), _tensor(scale, blocks, f"{name}_scale")]
         proto.graph.initializer.extend(tensors)
         wide_weight = fresh(f"{name}_float", taken)

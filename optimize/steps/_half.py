@@ -1,6 +1,7 @@
-"""The rewriting of an ONNX graph from float32 to fp16: what can be cast, what must stay, and the casts in between."""
+"""The rewriting of an ONNX graph from float32 to 16 bits: what can be cast, what must stay, the casts in between."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -8,11 +9,47 @@ import numpy as np
 
 from optimize.steps._graph import captured, constants_to_weights, fresh, opset_of
 
-MAXIMUM = 65504.0  # fp16's largest number
-NO_HALF = "no fp16 form"
+NO_HALF = "no form of 16 bits"
 SCALE = "a scale"
 SCALE_ERROR = 2.0**-8  # relative, of a Q/DQ scale that became denormal; half a step of int8
 SMALLEST_SCALE = 2.0**-16  # from here on the error is smaller than that
+
+
+@dataclass(frozen=True)
+class Format:
+    """A float of 16 bits.
+
+    Attributes:
+        name: as ONNX's types have it.
+        sign: what the name of a tensor's form in it ends in.
+        maximum: its largest number.
+    """
+
+    name: str
+    sign: str
+    maximum: float
+
+    @property
+    def kind(self) -> int:
+        """ONNX's number of it."""
+        import onnx
+
+        return int(onnx.TensorProto.DataType.Value(self.name.upper()))
+
+    def narrow(self, value: Any) -> Any:
+        """In its numbers, and infinite where it has none."""
+        import onnx
+
+        with np.errstate(over="ignore"):
+            return value.astype(onnx.helper.tensor_dtype_to_np_dtype(self.kind))
+
+    def rounded(self, value: Any) -> Any:
+        """As `narrow`, but in float32."""
+        return self.narrow(value).astype(np.float32)
+
+
+FP16 = Format("float16", "__f16", 65504.0)
+BF16 = Format("bfloat16", "__bf16", 3.3895e38)
 
 # What an op's dtype says outside of its inputs: left as it is, and cast where it goes.
 _BY_ATTRIBUTE = {
@@ -22,9 +59,9 @@ _BY_ATTRIBUTE = {
 
 
 class HalfGraph:
-    """A graph on its way from float32 to fp16.
+    """A graph on its way from float32 to 16 bits.
 
-    A tensor keeps its name as long as it is float32; its fp16 form has another (`x__f16`). So a name never changes its
+    A tensor keeps its name as long as it is float32; its short form has another (`x__f16`). So a name never changes its
     type, and what asks for the float32 form by name, an inner graph say, still finds it.
 
     Attributes:
@@ -33,15 +70,18 @@ class HalfGraph:
         nodes: of `before`.
         floats: names of float32 tensors, in the order in which they are made.
         weights: initializers by name.
-        sign: what the name of a tensor's fp16 form ends in.
-        halved: float32 name to fp16 name, of what ops compute in fp16.
+        format: of 16 bits.
+        sign: what the name of a tensor's form of 16 bits ends in.
+        halved: float32 name to the other, of what ops compute in 16 bits.
     """
 
-    def __init__(self, proto: Any, kinds: dict[str, str]) -> None:
+    def __init__(self, proto: Any, kinds: dict[str, str], format: Format = FP16) -> None:
         import onnx
 
         constants_to_weights(proto)
-        _raise_scales(proto)
+        self.format = format
+        if format is FP16:
+            _raise_scales(proto)
         self.proto = proto
         self.before = onnx.ModelProto()
         self.before.CopyFrom(proto)
@@ -49,7 +89,7 @@ class HalfGraph:
         self.weights = {tensor.name: tensor for tensor in self.before.graph.initializer}
         self.halved: dict[str, str] = {}
         named = [*self.weights, *kinds, *(value.name for value in proto.graph.input)]
-        self.sign = "__f16"  # of the fp16 forms; longer where the model has such names, being cast in part already
+        self.sign = format.sign  # longer where the model has such names, being cast in part already
         while any(name.endswith(self.sign) for name in named):
             self.sign += "_"
         single = onnx.TensorProto.FLOAT
@@ -61,7 +101,7 @@ class HalfGraph:
         self._others = {name for name, kind in kinds.items() if not kind.startswith("tensor(")}
 
     def without_half(self) -> dict[int, str]:
-        """Nodes that have no fp16 form, or hold a graph of their own, which is left as it is."""
+        """Nodes that have no form of 16 bits, or hold a graph of their own, which is left as it is."""
         return {
             index: NO_HALF
             for index, node in enumerate(self.nodes)
@@ -72,7 +112,7 @@ class HalfGraph:
         }
 
     def small_or_large_constants(self) -> dict[int, str]:
-        """Nodes with a constant that fp16 cannot hold: too large, a single number that becomes 0, a scale too small."""
+        """Nodes with a constant that does not fit: too large, a single number that becomes 0, a scale too small."""
         import onnx
 
         kept: dict[int, str] = {}
@@ -81,16 +121,16 @@ class HalfGraph:
                 if name not in self.weights or name not in self.floats:
                     continue
                 value = onnx.numpy_helper.to_array(self.weights[name])
-                half = _half(value)
+                half = self.format.rounded(value)
                 scale = node.op_type in ("QuantizeLinear", "DequantizeLinear") and position == 1
-                if not np.isfinite(half).all() and node.op_type != "Clip":  # a bound is as good at fp16's largest
-                    kept[index] = "a constant over 65504"
+                if not np.isfinite(half).all() and node.op_type != "Clip":  # a bound is as good at the largest
+                    kept[index] = f"a constant over {self.format.maximum:.6g}"
                 elif value.size == 1 and value.any() and not half.any():
                     kept[index] = f"a constant of {float(value.ravel()[0]):.2g}"
                 elif scale and (np.abs(half - value) > SCALE_ERROR * np.abs(value)).any():
                     kept[index] = f"{SCALE} of {float(np.abs(value).min()):.2g}"
             for attribute in node.attribute:
-                if attribute.name == "epsilon" and attribute.f > 0 and not np.float16(attribute.f):
+                if attribute.name == "epsilon" and attribute.f > 0 and not self.format.rounded(np.float32(attribute.f)):
                     kept[index] = f"an epsilon of {attribute.f:.2g}"
         return kept
 
@@ -115,9 +155,9 @@ class HalfGraph:
                 single -= set(node.output)
 
     def castable(self, node: Any, inputs: bool) -> list[str]:
-        """The float32 tensors of a node that may be fp16 instead, by what ONNX says of the op."""
+        """The float32 tensors of a node that may be of 16 bits instead, by what ONNX says of the op."""
         names = list(node.input if inputs else node.output)
-        allowed = _ports(node.op_type, node.domain, self._opset, inputs)
+        allowed = _ports(node.op_type, node.domain, self._opset, inputs, self.format)
         if not allowed:
             return []
         return [
@@ -127,7 +167,7 @@ class HalfGraph:
 
 
 def cast(graph: HalfGraph, kept: Mapping[int, str], keep_io: bool) -> None:
-    """Rewrite `graph.proto`: every node that is not kept computes in fp16, with casts where the two meet."""
+    """Rewrite `graph.proto`: every node that is not kept computes in 16 bits, with casts where the two meet."""
     import onnx
 
     proto = graph.proto.graph
@@ -136,7 +176,7 @@ def cast(graph: HalfGraph, kept: Mapping[int, str], keep_io: bool) -> None:
     swapped = {port.name for port in ports} - inner
     for port in ports:
         if port.name in swapped:
-            port.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+            port.type.tensor_type.elem_type = graph.format.kind
     forms = _Forms(graph, swapped, {value.name for value in proto.input if value.name in swapped})
     for index, node in enumerate(graph.nodes):
         new = onnx.NodeProto()
@@ -152,7 +192,7 @@ def cast(graph: HalfGraph, kept: Mapping[int, str], keep_io: bool) -> None:
                 new.output[position] = forms.make(name, half=name in outputs)
         for attribute in new.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and node.output[0] in outputs:
-                attribute.i = onnx.TensorProto.FLOAT16
+                attribute.i = graph.format.kind
         forms.nodes.append(new)
     for value in proto.output:
         if value.name in graph.floats:
@@ -171,13 +211,13 @@ class _Forms:
 
     Attributes:
         nodes: the new graph's, in order; casts are put in.
-        weights: fp16 forms of weights.
+        weights: forms of weights in 16 bits.
     """
 
     def __init__(self, graph: HalfGraph, swapped: set[str], halves: set[str]) -> None:
         self._graph = graph
-        self._swapped = swapped  # inputs and outputs whose own name is that of their fp16 form
-        self._halves = halves  # what is made in fp16; all else is made in float32
+        self._swapped = swapped  # inputs and outputs whose own name is that of their short form
+        self._halves = halves  # what is made in 16 bits; all else is made in float32
         self._cast: set[str] = set()
         self._taken = {node.name for node in graph.nodes}
         self._makers = {name: node for node in graph.nodes for name in node.output}
@@ -202,10 +242,10 @@ class _Forms:
             if half:
                 self._cast.add(wanted)
                 value = onnx.numpy_helper.to_array(self._graph.weights[name])
-                narrow = _half(value)
+                narrow, most = self._graph.format.rounded(value), self._graph.format.maximum
                 # a bound of Clip that is too large; other ops with such a constant are kept in float32
-                narrow = np.where(np.isfinite(value), np.clip(narrow, -MAXIMUM, MAXIMUM), narrow)
-                self.weights.append(onnx.numpy_helper.from_array(narrow.astype(np.float16), wanted))
+                narrow = np.where(np.isfinite(value), np.clip(narrow, -most, most), narrow)
+                self.weights.append(onnx.numpy_helper.from_array(self._graph.format.narrow(narrow), wanted))
         elif (name in self._halves) != half:
             self._cast.add(wanted)
             self.nodes.append(self._other(name, wanted, half))
@@ -222,7 +262,7 @@ class _Forms:
             twin.name, twin.output[0] = fresh(f"{wanted}_twin", self._taken), wanted
             twin.input[1] = self.want(maker.input[1], half)
             return twin
-        kind = onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT
+        kind = self._graph.format.kind if half else onnx.TensorProto.FLOAT
         called = fresh(f"{wanted}_cast", self._taken)
         return onnx.helper.make_node("Cast", [self._named(name, not half)], [wanted], called, to=kind)
 
@@ -233,8 +273,8 @@ class _Forms:
 
 
 @cache
-def _ports(op: str, domain: str, opset: int, inputs: bool) -> tuple[bool, ...]:
-    """Of each formal input (or output) whether it may be fp16; nothing for an op that ONNX does not have."""
+def _ports(op: str, domain: str, opset: int, inputs: bool, format: Format) -> tuple[bool, ...]:
+    """Of each formal input (or output) whether it may be of 16 bits; nothing for an op that ONNX does not have."""
     import onnx
 
     if domain not in ("", "ai.onnx"):
@@ -243,13 +283,7 @@ def _ports(op: str, domain: str, opset: int, inputs: bool) -> tuple[bool, ...]:
         schema = onnx.defs.get_schema(op, opset, "")
     except onnx.defs.SchemaError:
         return ()
-    return tuple("tensor(float16)" in port.types for port in (schema.inputs if inputs else schema.outputs))
-
-
-def _half(value: Any) -> Any:
-    """In the numbers that fp16 has, infinite where it has none, but as float32."""
-    with np.errstate(over="ignore"):
-        return value.astype(np.float16).astype(np.float32)
+    return tuple(f"tensor({format.name})" in port.types for port in (schema.inputs if inputs else schema.outputs))
 
 
 def _raise_scales(proto: Any) -> None:
@@ -265,7 +299,7 @@ def _raise_scales(proto: Any) -> None:
             continue
         weight, scale = (onnx.numpy_helper.to_array(held[name]) for name in node.input[:2])
         zero = onnx.numpy_helper.to_array(held[node.input[2]]) if len(node.input) > 2 else np.zeros(1)
-        small = np.abs(_half(scale) - scale) > SCALE_ERROR * scale
+        small = np.abs(FP16.rounded(scale) - scale) > SCALE_ERROR * scale
         if weight.dtype != np.int8 or scale.dtype != np.float32 or scale.ndim > 1 or zero.any() or not small.any():
             continue
         raised = np.where(small, np.float32(SMALLEST_SCALE), scale).astype(np.float32)

@@ -13,7 +13,7 @@ from pydantic import Field
 from optimize.models import OnnxModel, write_onnx
 from optimize.steps import Context, Settings
 from optimize.steps._graph import matches, name_nodes, opset_of, raised
-from optimize.steps._half import MAXIMUM, NO_HALF, HalfGraph, cast
+from optimize.steps._half import FP16, NO_HALF, HalfGraph, cast
 from optimize.steps._probes import Probes, types
 from runtime.errors import StepError
 
@@ -83,7 +83,7 @@ class Step(Settings):
         tensors = {name: probes.largest(name) for name in graph.floats if name not in graph.weights}
         sums = {index: asked for index, node in enumerate(graph.nodes) if (asked := _sum(probes, node, graph.floats))}
         found = probes.answer(context.calibrate, model.specs, self.samples, context.folder)
-        limit = MAXIMUM / self.headroom
+        limit = FP16.maximum / self.headroom
         kept: dict[int, str] = {}
         for index, node in enumerate(graph.nodes):
             values = [found[tensors[name]] for name in (*node.input, *node.output) if name in tensors]

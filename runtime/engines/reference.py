@@ -12,7 +12,7 @@ from runtime.host import Host
 from runtime.tensors import Array, Specs
 
 DISTRIBUTION = "onnx"
-TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "int8": 0.3}
+TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 0.3, "int8": 0.3}
 OPTIONS: dict[str, type] = {}
 
 

@@ -57,7 +57,38 @@ def models(tmp_path_factory, tiny_onnx, tiny_data):
         "fp16": get("cast_fp16")()(plain, context("tensorrt")).path,
         "int8": get("cast_fp16")()(int8, context("tensorrt")).path,
         "int8 for onnxruntime": get("quantize_static")()(plain, context("onnxruntime")).path,
+        "bf16": get("cast_bf16")()(plain, context("tensorrt")).path,
+        "int8 and bf16": get("cast_bf16")()(int8, context("tensorrt")).path,
+        **{
+            kind: get("fold_postprocessing")(kind=kind)(plain, context("tensorrt")).path
+            for kind in ("softmax", "argmax", "top_k")
+        },
     }
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    """Two matrix products with weights in blocks, by their bits and method."""
+    from torch import nn
+
+    from optimize.data import NAMES, from_arrays
+    from optimize.models import TorchModel
+    from optimize.steps import Context, get
+
+    x = np.random.default_rng(0).standard_normal((16, 8, 128)).astype(np.float32)
+    splits = from_arrays({name: {"x": x} for name in NAMES}, "tiny")
+
+    def context():
+        scheme = targets.get("tensorrt").scheme("host", facts())
+        return Context(splits.calibrate, {}, scheme, tmp_path_factory.mktemp("model"))
+
+    net = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 128)).eval()
+    plain = get("export")()(TorchModel(net, (TensorSpec("x", "float32", (1, 8, 128)),)), context())
+
+    def make(bits, method):
+        return get("cast_fp16")()(get("quantize_weights")(bits=bits, method=method)(plain, context()), context()).path
+
+    return make
 
 
 def layers(files) -> list[tuple[str, str]]:
@@ -87,6 +118,26 @@ def test_a_plan_is_built_in_the_precision_of_its_graph(trt, models, name, dtype,
         assert {kind for layer, kind in found if layer == "QUANTIZE"} == {"INT8"}
         assert {kind for layer, kind in found if layer == "DEQUANTIZE"} == {"HALF"}
         assert pairs.count("DEQUANTIZE") == pairs.count("QUANTIZE") + 3  # the three weights are stored in int8
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", "BF16"), ("int8 and bf16", "BF16")])
+def test_a_plan_is_built_in_bf16_where_the_graph_is(trt, models, name, dtype, tmp_path):
+    found = layers(tensorrt.compile(models[name], tmp_path, {"profiles": PROFILE}))
+    assert [kind for layer, kind in found if layer in ("CONVOLUTION", "MATRIX_MULTIPLY")] == [dtype] * 3
+    assert ("QUANTIZE", "INT8") in found or name == "bf16"
+
+
+@pytest.mark.parametrize("kind", ["softmax", "argmax", "top_k"])
+def test_what_follows_the_model_is_in_the_plan(trt, models, kind, tmp_path):
+    found = [layer for layer, _ in layers(tensorrt.compile(models[kind], tmp_path, {"profiles": PROFILE}))]
+    assert ("SOFTMAX" if kind == "softmax" else "TOPK") in found
+
+
+@pytest.mark.parametrize(("bits", "method"), [(8, "rtn"), (4, "rtn"), (4, "gptq"), (4, "awq")])
+def test_weights_in_blocks_stay_small_in_the_plan(trt, blocks, bits, method, tmp_path):
+    found = layers(tensorrt.compile(blocks(bits, method), tmp_path, {}))
+    assert found.count(("CONSTANT", f"INT{bits}")) == found.count(("DEQUANTIZE", "HALF")) == 2
+    assert [kind for layer, kind in found if layer == "MATRIX_MULTIPLY"] == ["HALF"] * 2
 
 
 def test_a_plan_is_built_without_a_profile_too(trt, models, tmp_path):
