@@ -23,6 +23,8 @@ import numpy as np
 from optimize.models import OnnxModel, write_onnx
 from optimize.steps import Context, Settings, behind
 from optimize.steps._probes import batches
+from optimize.steps._ready import in_float32
+from runtime.errors import StepError
 
 HERE = Path(__file__).parent / "zoo"
 MODELS = ("resnet20", "resnet56_int8", "mobilenet_v1_025", "squeezenet", "minilm", "dncnn", "espnetv2", "fastestdet")
@@ -58,14 +60,18 @@ class OnnxruntimeDefault(Settings):
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         ready, out = context.folder / "ready.onnx", context.folder / "out.onnx"
-        quant_pre_process(str(model.path), str(ready), skip_symbolic_shape=True)
+        write_onnx(in_float32(model, context), ready)  # neither takes an old opset or half precision
         feeds = batches(context.calibrate, model.specs, self.samples, 1)
 
         class Reader:
             def get_next(self):
                 return next(feeds, None)
 
-        quantize_static(str(ready), str(out), Reader(), quant_format=QuantFormat.QDQ)
+        try:
+            quant_pre_process(str(ready), str(ready), skip_symbolic_shape=True)
+            quantize_static(str(ready), str(out), Reader(), quant_format=QuantFormat.QDQ)
+        except Exception as error:  # its own errors share no base
+            raise StepError(f"{type(error).__name__}: {error}") from error
         written = write_onnx(onnx.load(out), context.folder / "model.onnx")
         ready.unlink(), out.unlink()
         return written
@@ -81,10 +87,12 @@ class NncfDefault(Settings):
         """Write a model.onnx."""
         os.environ.setdefault("NNCF_CI", "1")
         import nncf
-        import onnx
 
         data = list(batches(context.calibrate, model.specs, self.samples, 1))
-        rounded = nncf.quantize(onnx.load(model.path), nncf.Dataset(data), subset_size=self.samples)
+        try:
+            rounded = nncf.quantize(in_float32(model, context), nncf.Dataset(data), subset_size=self.samples)
+        except Exception as error:  # its own errors share no base
+            raise StepError(f"{type(error).__name__}: {error}") from error
         return write_onnx(rounded, context.folder / "model.onnx")
 
 
