@@ -31,6 +31,7 @@ class Scheme:
         quantize_bias: int32 biases behind a DequantizeLinear; else they stay in float.
         blocks: the op that holds weights in blocks with a scale each; empty where kernels have none.
         dynamic: kernels that round activations in the call, by their own range, run.
+        products: products of two activations, attention's, are quantized too. On a CPU rounding both costs what is won.
         bf16: it computes in bf16 where the graph is in bf16.
         reduce_range: weights in 7 bits, where products are summed in 16 bits and would saturate.
         ops: the ONNX ops whose inputs are quantized. What only moves numbers (Pad, Slice) is left out: it gains
@@ -47,6 +48,7 @@ class Scheme:
     quantize_bias: bool = True
     reduce_range: bool = False
     dynamic: bool = False
+    products: bool = True
     bf16: bool = False
     blocks: Literal["", "MatMulNBits", "DequantizeLinear"] = ""
 

@@ -11,7 +11,7 @@ _OPS = (
 
 def _scheme(cpu: str, host: Host) -> Scheme:
     """Its QLinear kernels are fastest, on x86, with u8 activations and s8 weights; biases are int32."""
-    return Scheme(ops=_OPS, dynamic=True, blocks="MatMulNBits", reduce_range=saturates(cpu, host))
+    return Scheme(ops=_OPS, dynamic=True, blocks="MatMulNBits", products=False, reduce_range=saturates(cpu, host))
 
 
 TARGET = Target(

@@ -11,7 +11,7 @@ _OPS = (
 
 def _scheme(cpu: str, host: Host) -> Scheme:
     """Its low-precision transformations take u8 activations and s8 weights; pooling and sums stay in int8."""
-    return Scheme(ops=_OPS, blocks="DequantizeLinear", reduce_range=saturates(cpu, host))
+    return Scheme(ops=_OPS, blocks="DequantizeLinear", products=False, reduce_range=saturates(cpu, host))
 
 
 TARGET = Target(

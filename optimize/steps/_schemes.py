@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from optimize.steps._graph import drop_unused
 from optimize.steps._layers import MULTIPLIES, Graph
 from targets import Scheme
 
@@ -39,6 +40,48 @@ def conform(proto: Any, scheme: Scheme) -> None:
         )
         for one in (node, *(user for user in graph.users[node.output[0]] if user.op_type == "DequantizeLinear")):
             one.input[1], one.input[2] = names
+
+
+def tables_last(proto: Any) -> None:
+    """Look up in int8 tables what is then turned into float, in place: x = number * scale, of a tensor or a row.
+
+    An engine that does not swap the two itself turns the whole table of an embedding into float in each call.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = Graph(proto)
+    values = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes = []
+    for node in graph.nodes:
+        back = graph.maker.get(node.input[0]) if node.op_type == "Gather" else None
+        facts = {one.name: one.i for one in (*node.attribute, *(back.attribute if back is not None else ()))}
+        if back is None or back.op_type != "DequantizeLinear" or facts.get("axis", 0) or facts.get("block_size"):
+            nodes.append(node)
+            continue
+        stored = [numpy_helper.to_array(values[name]) if name in values else None for name in back.input]
+        if any(one is None for one in stored) or any(one is not None and one.any() for one in stored[2:]):
+            nodes.append(node)
+            continue
+        table, scale, name = stored[0], stored[1], node.output[0]
+        assert table is not None and scale is not None  # looked at above
+        wide = scale.reshape(-1, *[1] * (table.ndim - 1))  # a row's is looked up beside it
+        rows = f"{back.input[1]}/rows"
+        if rows not in values:
+            values[rows] = numpy_helper.from_array(wide if scale.size > 1 else scale.reshape(()), rows)
+            proto.graph.initializer.append(values[rows])
+        make = onnx.helper.make_node
+        nodes.append(make("Gather", [back.input[0], node.input[1]], [f"{name}/int8"], node.name, axis=0))
+        nodes.append(
+            make("Cast", [f"{name}/int8"], [f"{name}/number"], f"{node.name}/number", to=onnx.TensorProto.FLOAT)
+        )
+        if scale.size > 1:
+            nodes.append(make("Gather", [rows, node.input[1]], [f"{name}/scale"], f"{node.name}/scale", axis=0))
+            rows = f"{name}/scale"
+        nodes.append(make("Mul", [f"{name}/number", rows], [name], f"{node.name}/float"))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    drop_unused(proto)
 
 
 def offences(proto: Any, scheme: Scheme) -> list[str]:

@@ -20,8 +20,9 @@ from optimize.steps._layers import MULTIPLIES, Graph, in_int8
 from optimize.steps._onnxruntime import by_onnxruntime
 from optimize.steps._ranges import ranges
 from optimize.steps._ready import in_float32, refuse_twice
-from optimize.steps._schemes import conform, offences
+from optimize.steps._schemes import conform, offences, tables_last
 from runtime.errors import StepError
+from targets import Scheme
 
 _OF = {"onnxruntime": ("calibration", "percentile"), "nncf": ("preset", "smooth_quant")}
 
@@ -97,7 +98,7 @@ class Step(Settings):
             done = equalize(proto, model, context, self.samples)
             context.notes.append(f"the channels of {done} tensors between convolutions were equalized")
             graph = Graph(proto)
-        chosen, given = in_int8(graph, context.scheme.ops, self._kept)
+        chosen, given = in_int8(graph, context.scheme.ops, lambda node: self._kept(node, graph, context.scheme))
         if not any(node.op_type in MULTIPLIES for node in chosen):
             kinds = sorted({node.op_type for node in graph.nodes})
             raise StepError(f"there is nothing to quantize: the model has {', '.join(kinds)}, none of them chosen")
@@ -127,16 +128,19 @@ class Step(Settings):
                         f"{', '.join(names) or graph.nodes[0].name}"
                     )
 
-    def _kept(self, node: Any) -> bool:
+    def _kept(self, node: Any, graph: Graph, scheme: Scheme) -> bool:
+        if node.op_type == "MatMul" and not scheme.products and len(graph.moving(node)) > 1:
+            return True
         included = any(matches(node, pattern) for pattern in self.include)
         return not included or any(matches(node, pattern) for pattern in self.exclude)
 
     def _by_nncf(self, graph: Graph, model: OnnxModel, context: Context) -> Callable[[Any], Any]:
-        kept = [node.name for node in graph.nodes if self._kept(node)]
+        kept = [node.name for node in graph.nodes if self._kept(node, graph, context.scheme)]
 
         def rounding(proto: Any) -> Any:
             rounded = _nncf.quantize(proto, model, context, self, kept)
             conform(rounded, context.scheme)
+            tables_last(rounded)
             return rounded
 
         return rounding

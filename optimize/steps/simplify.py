@@ -1,4 +1,4 @@
-"""Fold constants and fuse what is exactly the same (onnxslim); a result that is not the same is rolled back."""
+"""Fold constants, fuse what is exactly the same (onnxslim), reorder GELU; what is not the same is rolled back."""
 
 import logging
 from typing import ClassVar
@@ -7,6 +7,7 @@ from pydantic import Field
 
 from optimize.models import OnnxModel, framed, read_onnx, write_onnx
 from optimize.steps import Context, Settings
+from optimize.steps._gelu import reorder
 from optimize.verify import check_equal, judge
 from runtime.errors import Error
 
@@ -30,6 +31,7 @@ class Step(Settings):
 
         try:
             slim = onnxslim.slim(onnx.load(model.path))
+            reorder(slim)
             written = framed(write_onnx(slim, context.folder / "model.onnx"), model)
             if written.specs != model.specs:
                 raise Error(f"its inputs or outputs changed to {written.specs}")

@@ -1,21 +1,29 @@
 """What quantizing is made of: layers, ranges, equalization, bias correction, schemes, layers back in float."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
+from torch import nn
 
-from optimize.models import read_onnx, write_onnx
+import targets
+from optimize.models import TorchModel, read_onnx, write_onnx
 from optimize.steps._bias import correct_bias
 from optimize.steps._equalize import SIGN, equalize
 from optimize.steps._float import quantized, to_float
 from optimize.steps._graph import opset_of, to_float32
 from optimize.steps._layers import Graph, in_int8
 from optimize.steps._ranges import ranges
-from optimize.steps._schemes import offences
+from optimize.steps._schemes import offences, tables_last
+from optimize.steps.export import Step as Export
 from optimize.steps.quantize_static import Step
 from optimize.verify import judge, signal_to_noise
+from runtime import host
 from runtime.errors import StepError
+from runtime.tensors import TensorSpec
 from targets import Scheme
 
 SCHEME = Scheme(ops=("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool"))
@@ -235,3 +243,61 @@ def test_a_model_that_is_quantized_already_is_refused(uneven, context, make_cont
     once = Step()(uneven, context)
     with pytest.raises(StepError, match="quantized already, it has DequantizeLinear, QuantizeLinear"):
         Step()(once, make_context(images, scheme=SCHEME))
+
+
+@pytest.mark.parametrize("target, in_int8", [("onnxruntime", 0), ("openvino", 0), ("tensorrt", 2)])
+@pytest.mark.parametrize("method", ["onnxruntime", "nncf"])
+def test_products_of_two_activations_are_rounded_where_that_pays(target, in_int8, method, make_context):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).chunk(3, -1)
+            return self.out((q @ k.transpose(1, 2)).relu() @ v)
+
+    torch.manual_seed(0)
+    context = make_context({"x": np.random.default_rng(0).standard_normal((32, 8, 16)).astype(np.float32)})
+    context = replace(context, scheme=targets.get(target).scheme("host", host.facts()))
+    model = Export()(TorchModel(Attention().eval(), (TensorSpec("x", "float32", ("batch", 8, 16)),)), context)
+    proto = onnx.load(Step(method=method)(model, context).path)
+    maker = {name: node.op_type for node in proto.graph.node for name in node.output}
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    of_constants = {
+        node.output[0] for node in proto.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    }
+    products = [node for node in proto.graph.node if node.op_type == "MatMul" and node.input[1] not in of_constants]
+    assert len(products) == 2
+    if in_int8 and method == "nncf":
+        return  # which of the two it rounds is its own affair
+    rounded = [node for node in products if all(maker[name] == "DequantizeLinear" for name in node.input)]
+    assert len(rounded) == in_int8
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_table_in_int8_is_looked_up_before_it_becomes_float(rows, tmp_path):
+    random = np.random.default_rng(0)
+    table = random.integers(-127, 128, (50, 8)).astype(np.int8)
+    scale = random.random(50 if rows else ()).astype(np.float32)
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [node("DequantizeLinear", ["table", "scale", "zero"], ["float"], "back", **({"axis": 0} if rows else {})),
+         node("Gather", ["float", "ids"], ["y"], "look", axis=0), node("Gather", ["float", "more"], ["z"], "again")],
+        "g", [value("ids", 7, ["n", 3]), value("more", 7, ["n"])],
+        [value("y", 1, ["n", 3, 8]), value("z", 1, ["n", 8])],
+        [numpy_helper.from_array(one, name)
+         for one, name in ((table, "table"), (scale, "scale"), (np.zeros_like(scale, np.int8), "zero"))],
+    )  # fmt: skip
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    before = onnx.ModelProto()
+    before.CopyFrom(proto)
+    tables_last(proto)
+    onnx.checker.check_model(proto)
+    assert "DequantizeLinear" not in [one.op_type for one in proto.graph.node]
+    feeds = {"ids": random.integers(0, 50, (4, 3)), "more": random.integers(0, 50, 4)}
+    got, wanted = (
+        judge(write_onnx(one, tmp_path / name / "m.onnx")).run(feeds) for one, name in ((proto, "a"), (before, "b"))
+    )
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(got[name], array)

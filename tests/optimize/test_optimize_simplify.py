@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 from optimize.models import read_onnx
 from optimize.steps.simplify import Step
 from optimize.verify import judge
+from runtime import engines
 
 
 @pytest.fixture
@@ -90,3 +91,24 @@ def test_simplify_is_rolled_back_where_the_result_is_another_model(clumsy, conte
 def test_a_small_difference_is_accepted_within_the_tolerance_asked_for(clumsy, context, monkeypatch):
     monkeypatch.setattr(onnxslim, "slim", changed_weights)
     assert Step(tolerance=0.5)(clumsy, context).path.parent == context.folder and context.notes == []
+
+
+def test_gelu_has_the_form_that_onnx_runtime_fuses(make_context, tmp_path):
+    """x (0.5 (1 + erf)), as torch writes the functional form."""
+    node, ends = helper.make_node, [helper.make_tensor_value_info(name, 1, ["batch", 4]) for name in ("x", "y")]
+    values = {"half": 0.5, "one": 1.0, "root": np.sqrt(2)}
+    graph = helper.make_graph(
+        [node("Div", ["x", "root"], ["a"]), node("Erf", ["a"], ["b"]), node("Add", ["b", "one"], ["c"]),
+         node("Mul", ["half", "c"], ["d"]), node("Mul", ["x", "d"], ["y"])],
+        "gelu", ends[:1], ends[1:],
+        [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in values.items()],
+    )  # fmt: skip
+    path = tmp_path / "gelu.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    x = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    model = read_onnx(path)
+    found = Step()(model, make_context({"x": x}))
+    for one, kinds in ((model, {"Div", "Erf", "Add", "Mul"}), (found, {"Gelu"})):
+        engine = engines.get("onnxruntime").compile(one.path, tmp_path, {"spinning": False})["model"]
+        assert {node.op_type for node in onnx.load(engine).graph.node} == kinds
+    assert np.abs(judge(found).run({"x": x})["y"] - judge(model).run({"x": x})["y"]).max() < 1e-6
