@@ -68,7 +68,8 @@ class Step(Settings):
 
         proto = onnx.load(model.path)
         decoding = self.decoding(model.specs.outputs)
-        _append(proto, decoding, [spec for spec in model.specs.outputs if spec.name in decoding.of])
+        known = {spec.name: spec for spec in model.specs.outputs}
+        _append(proto, decoding, [known[name] for name in decoding.of])
         proto.metadata_props.add(key=DECODING, value=json.dumps(decoding.to_json()))
         written = write_onnx(proto, context.folder / "model.onnx")
         _check(model, written, decoding, context)
@@ -170,7 +171,10 @@ def _append(proto: Any, decoding: Decoding, raw: list[TensorSpec]) -> None:
         best = (shape[0], decoding.count, *shape[2:])
         made = [(name, "int64", best), (name + SCORES, kind, best)]
     else:
-        _boxes(tail, decoding, [inner[one] for one in decoding.of])
+        numbers = raw[-1].shape[1 if decoding.transposed else 2]
+        assert isinstance(numbers, int)  # `decoding` looked
+        classes = numbers if len(raw) == 2 else numbers - 4 - decoding.objectness
+        _boxes(tail, decoding, [inner[one] for one in decoding.of], classes)
         made = [(name, "float32", (shape[0], decoding.count, 6))]
     told = [
         onnx.helper.make_tensor_value_info(one, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), sizes)
@@ -182,7 +186,7 @@ def _append(proto: Any, decoding: Decoding, raw: list[TensorSpec]) -> None:
         proto.graph.output.extend(told if old.name == name else [old] if old.name not in decoding.of else [])
 
 
-def _boxes(tail: _Tail, decoding: Decoding, raw: list[str]) -> None:
+def _boxes(tail: _Tail, decoding: Decoding, raw: list[str], classes: int) -> None:
     """Scores (N, M, C) and corners (N, M, 4), the best class of each, NonMaxSuppression, then the best of the kept."""
     import onnx
 
@@ -205,9 +209,9 @@ def _boxes(tail: _Tail, decoding: Decoding, raw: list[str]) -> None:
         (boxes,) = tail.node("Concat", near, far, axis=2)
     best, number = tail.node("TopK", scores, tail.constant([1]), outputs=2, axis=2)
     (turned,) = tail.node("Transpose", scores, perm=[0, 2, 1])
-    # a box counts for its best class alone: its other scores are 0
-    (highest,) = tail.node("Transpose", best, perm=[0, 2, 1])
-    (mine,) = tail.node("Equal", turned, highest)
+    # a box counts for its best class alone, the first of equal ones: its other scores are 0
+    (highest,) = tail.node("Transpose", number, perm=[0, 2, 1])
+    (mine,) = tail.node("Equal", tail.constant(np.arange(classes).reshape(1, -1, 1)), highest)
     (own,) = tail.node("Where", mine, turned, tail.constant(0, np.float32))
     (kept,) = tail.node(
         "NonMaxSuppression", boxes, own, tail.constant([decoding.count]),
@@ -222,7 +226,9 @@ def _boxes(tail: _Tail, decoding: Decoding, raw: list[str]) -> None:
     (wide,) = tail.node("Cast", number, to=onnx.TensorProto.FLOAT)
     (marks,) = tail.node("Unsqueeze", score, tail.constant([2]))
     (table,) = tail.node("Concat", boxes, marks, wide, axis=2)
-    (picked,) = tail.node("GatherND", table, column, batch_dims=1)
+    # not GatherND with batch_dims, behind which OpenVINO 2026.4 computes an int8 model wrongly
+    (every,) = tail.node("Expand", column, tail.constant([1, 1, 6]))
+    (picked,) = tail.node("GatherElements", table, every, axis=1)
     (there,) = tail.node("Greater", top, tail.constant(0, np.float32))
     (mask,) = tail.node("Unsqueeze", there, tail.constant([2]))
     tail.node("Where", mask, picked, tail.constant(0, np.float32), outputs=(decoding.of[0],))

@@ -117,6 +117,33 @@ def test_doubles_of_another_class_stay(make_context):
     assert np.allclose(found[:3, 4:], [[0.9, 0], [0.7, 1], [0, 0]])
 
 
+def test_openvino_computes_what_is_before_it_in_int8_as_without_it(make_context, tmp_path):
+    scheme = targets.get("openvino").scheme("host", host.facts())
+    rounded = Static()(exported(Boxes(), make_context), make_context({"image": X}, scheme=scheme))
+    found = Step(kind="boxes")(rounded, context(make_context))
+    answers = []
+    for number, model in enumerate((rounded, found)):
+        (tmp_path / str(number)).mkdir()
+        files = engines.get("openvino").compile(model.path, tmp_path / str(number), {"precision": "f32"})
+        session = engines.get("openvino").open(files, model.specs, host.facts(), {"precision": "f32"})
+        answers.append(session.run({"image": X}))
+        session.close()
+    decoding = found.specs.decoding
+    assert engines.relative_error(answers[1], decoding.apply(answers[0]), decoding)[0] < 0.02
+
+
+def test_equal_scores_of_a_rounded_model_are_taken_in_order(make_context):
+    class Coarse(Boxes):
+        def forward(self, image):
+            found = super().forward(image)
+            return torch.cat([found[:, :4], (found[:, 4:] * 6).round() / 6], 1)
+
+    model = exported(Coarse(), make_context)
+    scores = judge(model).run({"image": X})["output"][:, 4:]
+    assert ((scores == scores.max(1, keepdims=True)).sum(1) > 1).mean() > 0.2
+    Step(kind="boxes", most=20)(model, context(make_context))  # it compares the two itself
+
+
 @pytest.mark.parametrize(
     "net, settings, message",
     [
