@@ -175,13 +175,18 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
     _, validate = score(subject.splits.validate, list(built))
     original = score(subject.splits.validate, [])[0].statistics["original"]
     limit = recipe.allowed_drop(asked.constraints.max_drop, accuracy(subject.metric, original, None, 0.0).value)
-    for candidate in [one for one in candidates if one.repair and one.name in validate]:
+    enough = set()
+    rounded = [one for one in candidates if one.repair and one.name in validate]
+    for candidate in sorted(rounded, key=lambda one: validate[one.name].drop):  # as a run does it
         if validate[candidate.name].drop <= limit:
+            enough.add(candidate.target.name)
+        if candidate.target.name in enough:
             continue
 
         def holds(one, new):
             built[one.name] = new
-            return score(subject.splits.validate, [one.name])[1][one.name].drop <= limit
+            validate[one.name] = score(subject.splits.validate, [one.name])[1][one.name]
+            return validate[one.name].drop <= limit
 
         begun = time.monotonic()
         found = repaired(subject, builder, candidate, built[candidate.name], holds, log, progress)
@@ -189,6 +194,8 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
             candidates.append(found.candidate)
             made[found.candidate.name] = built[found.candidate.name] = found.built
             seconds[found.candidate.name] = time.monotonic() - begun
+            if validate[found.candidate.name].drop <= limit:
+                enough.add(candidate.target.name)
     scores, test = score(subject.splits.test, list(built))
     details = scores.details
     if subject.contender.decoding:  # boxes have no noise: that of the raw outputs is told

@@ -13,6 +13,7 @@ from optimize.build import Built, Lost
 from optimize.models import write_onnx
 from optimize.plan import Candidate, expand
 from optimize.progress import Progress
+from optimize.repair import Repaired
 from optimize.report import LayerRepair
 from optimize.steps import get
 from optimize.steps._float import quantized
@@ -128,6 +129,41 @@ def test_a_repair_that_fails_costs_nothing_else_and_is_said(monkeypatch, found, 
     lost = SimpleNamespace(validate_=SimpleNamespace(drop=0.5))
     rows = {"t-int8": lost, "original": lost}
     assert pipeline._repaired(run, rows, None, 0.01) == (run, rows, [f"t-int8 was not repaired: {words}"])
+
+
+def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_where_that_is_not_enough(monkeypatch):
+    from optimize import pipeline
+
+    def searched(drops, after, limit=0.01):
+        asked = []
+
+        def search(subject, builder, candidate, *others):
+            asked.append(candidate.name)
+            name = f"{candidate.name}-repaired"
+            made = Built(None, {}, SimpleNamespace(name=name), "", (), None)
+            return Repaired(replace(candidate, name=name, repair=None), made, ())
+
+        class Told(SimpleNamespace):
+            def model_copy(self, update):
+                return self
+
+        monkeypatch.setattr(pipeline, "repaired", search)
+        monkeypatch.setattr(pipeline, "partial", lambda function, run, tried, limit: tried.update(mended) or None)
+        mended = {f"{name}-repaired": Told(validate_=SimpleNamespace(drop=after)) for name in drops}
+        own = [
+            Candidate(name, "steps", SimpleNamespace(name=name[0]), (), {}, SCHEME, None, Repair()) for name in drops
+        ]
+        built = {name: Built(None, {}, SimpleNamespace(name=name), "", (), None) for name in drops}
+        rows = {name: Told(validate_=SimpleNamespace(drop=drop)) for name, drop in drops.items()}
+        run = pipeline._Run(None, None, own, built, None, Progress(1, silent=True))
+        run, rows, notes = pipeline._repaired(run, {**rows, "original": Told(validate_=None)}, None, limit)
+        return asked, notes, [one.name for one in run.candidates]
+
+    drops = {"t-a": 0.3, "t-b": 0.1, "u-a": 0.2, "u-b": 0.0}
+    asked, notes, names = searched(drops, 0.005)
+    assert asked == ["t-b"] and names == ["t-a", "t-b", "t-b-repaired", "u-a", "u-b"]
+    assert notes == ["u-a was not repaired: u-b holds the limit", "t-a was not repaired: t-b-repaired holds the limit"]
+    assert searched(drops, 0.05)[0] == ["t-b", "t-a"]
 
 
 @pytest.fixture
