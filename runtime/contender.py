@@ -217,7 +217,7 @@ def cpu_seconds(pid: int) -> float:
     """The processor time of a process's threads: from /proc in nanoseconds, elsewhere from psutil.
 
     Raises:
-        LookupError: neither is there.
+        LookupError: neither is there, nor the process.
     """
     total, found = 0, False
     try:
@@ -239,7 +239,10 @@ def cpu_seconds(pid: int) -> float:
         import psutil
     except ImportError:
         raise LookupError("no /proc here, and psutil is not installed") from None
-    times = psutil.Process(pid).cpu_times()
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error as error:
+        raise LookupError(f"no process {pid}") from error
     return float(times.user + times.system)
 
 

@@ -198,6 +198,7 @@ def _round(
                 blocks[name].append(workers[name].block(BLOCK_S, BLOCK_CALLS))
             except WorkError as error:
                 failed[name] = str(error)
+        gone: set[str] = set()
         for name, worker in workers.items():
             if name in failed:
                 continue
@@ -206,11 +207,12 @@ def _round(
             except WorkError as error:
                 failed[name] = str(error)
                 continue
-            wait_still([w for n, w in workers.items() if n != name and n not in failed], clock, sleep)
+            wait_still([w for n, w in workers.items() if n != name and n not in {*failed, *gone}], clock, sleep)
             try:
                 inside = worker.inside(INSIDE_S, BLOCK_CALLS)
             except (WorkError, InputError):  # the latency has been measured, and is not lost with it
                 inside = np.empty(0, np.int64)
+                gone.add(name)
             calls, cold = np.concatenate(blocks[name]), worker.cold_start_ms
             found[name] = Trace((calls,), (inside,), (cold,), used["peak_memory_bytes"], used["threads"])
     finally:

@@ -14,10 +14,12 @@ import numpy as np
 from optimize.models import OnnxModel
 from optimize.steps import Context
 from optimize.steps._graph import name_nodes
-from optimize.steps._layers import Graph
+from optimize.steps._layers import FUSED, Graph
 from optimize.steps._probes import Probes
 from runtime.tensors import Array
 
+# f(s x) = s f(x) for each s above 0; of Clip up to its bound. What is behind them need not be fused to be stretched.
+_HOMOGENEOUS = FUSED | {"PRelu", "LeakyRelu"}
 HEADROOM = 1.25  # times larger than on calibration data a value may be before an upper bound (ReLU6's) cuts it
 MOST = 64.0  # times a channel is stretched
 SIGN = "__equalized"  # ends the names of tensors that hold other numbers now
@@ -76,7 +78,7 @@ def _pair(graph: Graph, node: Any, weights: dict[str, Any]) -> tuple[Any, str, l
     """A convolution, what it gives behind its activation, the convolutions that take it, and the activation's bound."""
     if node.op_type != "Conv" or not _own(graph, node, weights):
         return None
-    tensor = graph.behind(node)
+    tensor = graph.behind(node, _HOMOGENEOUS)
     users = graph.users.get(tensor, [])
     if tensor in graph.outputs or not users:
         return None

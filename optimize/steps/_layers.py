@@ -39,12 +39,12 @@ class Graph:
         """The inputs of a node that are not constant."""
         return [name for name in node.input if name and name not in self.constants]
 
-    def behind(self, node: Any) -> str:
+    def behind(self, node: Any, activations: Collection[str] = FUSED) -> str:
         """What a node gives after the activations that are fused behind it."""
         name: str = node.output[0]
         while name not in self.outputs and len(self.users.get(name, ())) == 1:
             (user,) = self.users[name]
-            if user.op_type not in FUSED or user.input[0] != name:
+            if user.op_type not in activations or user.input[0] != name:
                 break
             name = user.output[0]
         return name

@@ -71,14 +71,19 @@ class Step(Settings):
         return self
 
     def ways(self) -> tuple[Settings, ...]:
-        """One by each library where the method is `auto`."""
+        """Where the method is `auto` one by each library, and one with ranges that leave outliers out."""
         if self.method != "auto":
             return (self,)
-        return tuple(self.model_copy(update={"method": method}) for method in _OF)
+        found = [self.model_copy(update={"method": method}) for method in _OF]
+        if self.calibration == "minmax":
+            found.insert(1, self.model_copy(update={"method": "onnxruntime", "calibration": "percentile"}))
+        return tuple(found)
 
     def title(self) -> str:
-        """`int8`, with the library where it is not ONNX Runtime."""
-        return self.label if self.method == "onnxruntime" else f"{self.label}-{self.method}"
+        """`int8`, with the library where it is not ONNX Runtime, and the ranges where they are not the whole ones."""
+        if self.method != "onnxruntime":
+            return f"{self.label}-{self.method}"
+        return self.label if self.calibration == "minmax" else f"{self.label}-{self.calibration}"
 
     def check_order(self, before: tuple[Settings, ...], after: tuple[Settings, ...]) -> None:
         """What is rounded already cannot be rounded again."""

@@ -262,8 +262,10 @@ def test_nncf_keeps_to_the_scheme_of_every_target(target, tiny_onnx, tiny_data, 
 def test_auto_stands_for_each_library():
     ways = Step(method="auto", samples=7).ways()
     assert [(way.method, way.title(), way.samples) for way in ways] == [
-        ("onnxruntime", "int8", 7), ("nncf", "int8-nncf", 7),
+        ("onnxruntime", "int8", 7), ("onnxruntime", "int8-percentile", 7), ("nncf", "int8-nncf", 7),
     ]  # fmt: skip
+    asked = Step(method="auto", calibration="entropy").ways()
+    assert [way.title() for way in asked] == ["int8-entropy", "int8-nncf"]
     assert Step().ways() == (Step(),)
 
 

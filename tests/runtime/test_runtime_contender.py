@@ -414,6 +414,13 @@ def test_processor_time_grows_with_work_alone(helper):
     assert contender.cpu_seconds(os.getpid()) > 0
 
 
+def test_processor_time_of_a_process_that_is_gone_cannot_be_told():
+    with Worker("short") as worker:
+        worker.close()
+        with pytest.raises(LookupError):
+            worker.cpu_seconds()
+
+
 def test_processor_time_where_the_kernel_keeps_no_schedstat(monkeypatch):
     """It may be built without; then the time must come from elsewhere, and not be nought."""
     pytest.importorskip("psutil", reason="pip install 'edge-optimize[optimize]'")

@@ -79,6 +79,7 @@ class World:
 
 class FakeWorker:
     cold_start_ms = 12.0
+    gone = False
 
     def __init__(self, world: World, name: str, number: int) -> None:
         self.world, self.name, self.number = world, name, number
@@ -88,6 +89,7 @@ class FakeWorker:
         return sum(min(end, moment) - begin for begin, end in self.bursts if begin < moment)
 
     def cpu_seconds(self) -> float:
+        assert not self.gone, "asked of a process that has ended"
         if self.world.blind:
             raise LookupError("not here")
         return self.cpu_until(self.world.now)
@@ -111,7 +113,9 @@ class FakeWorker:
         return np.full(calls, time(self.number) if callable(time) else time, np.int64)
 
     def inside(self, seconds: float, calls: int):
+        self.gone = True
         self.world.fail(self.name, "inside", self.number)
+        self.gone = False
         return np.full(calls if self.name in self.world.times else 0, 700, np.int64)
 
     def use(self):
@@ -350,8 +354,8 @@ def test_progress_is_told():
 
 
 def test_a_failure_of_the_second_column_loses_nothing_else():
-    world = World(times={"a": 1000, "b": 500}, faults={"b": ("inside", 1, EngineError("no such part"))})
-    found = world.measure("ab", rounds=3)
+    world = World(times={"a": 1000, "b": 500}, faults={"b": ("inside", 1, EngineError("its process ended"))})
+    found = world.measure("abc", rounds=3)
     assert found.failed == {}
     assert [len(calls) > 0 for calls in found.traces["b"].inside] == [True, False, True]
     assert found.traces["b"].inside_ms == 0.0007
