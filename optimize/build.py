@@ -375,7 +375,7 @@ def _contender(
 
 
 def _disagrees(
-    got: Mapping[str, Array], wanted: Mapping[str, Array], tolerance: float, decoding: Decoding | None
+    got: Mapping[str, Array], wanted: Mapping[str, Array], tolerance: float, decoding: Decoding | None = None
 ) -> Lost | None:
     error, name = relative_error(got, wanted, decoding)
     if error <= tolerance:

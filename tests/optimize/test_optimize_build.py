@@ -317,6 +317,7 @@ use = "quantize_static"
 samples = 8
 [targets.onnxruntime]
 [targets.openvino]
+precision = "f32"
 """
 MODEL = """
 import torch
