@@ -66,9 +66,19 @@ def expand(recipe: Recipe, host: Host) -> list[Candidate]:
                 searched[0] if searched and role == "steps" else None,
             )
             for label, role, steps, more in _ways(listed, target, narrow)
-            if role != "vendor" or target.vendor != options
+            if (role != "vendor" or target.vendor != options) and not any(step.unfit(scheme) for step in steps)
         ]
         found += [one for one in made if one.role != "vendor"][-1:] if why_not else made
+    return found
+
+
+def left_out(recipe: Recipe, host: Host) -> list[str]:
+    """The steps that make no candidate for a target, with the reason."""
+    found = []
+    for name, asked in recipe.targets.items():
+        scheme = target_folder.get(name).scheme(asked.get("cpu", "host"), host)
+        reasons = ((step, step.unfit(scheme)) for step in recipe.all_steps())
+        found += [f"{name}: no candidate with '{name_of(step)}', since {reason}" for step, reason in reasons if reason]
     return found
 
 

@@ -44,6 +44,10 @@ class Settings(BaseModel):
         """The settings that these stand for, each a candidate; most stand for themselves."""
         return (self,)
 
+    def unfit(self, scheme: Scheme) -> str:
+        """Why a target of this scheme does not run what this step gives; empty where it does."""
+        return ""
+
     def title(self) -> str:
         """What a candidate's name says of these settings: the step's label, and what is not its default."""
         return self.label

@@ -13,6 +13,7 @@ from optimize.steps._graph import matches, name_nodes, opset_of, raised
 from optimize.steps._half import BF16, HalfGraph, cast
 from optimize.steps._probes import types
 from runtime.errors import StepError
+from targets import Scheme
 
 OPSET = 22  # the first whose convolutions and pools may be bf16
 
@@ -28,6 +29,15 @@ class Step(Settings):
     scheme_matters: ClassVar[bool] = True
     exclude: tuple[str, ...] = ()
 
+    def unfit(self, scheme: Scheme) -> str:
+        """It must take precision from the graph, and know bf16."""
+        return (
+            ""
+            if scheme.bf16
+            else "this target does not take bf16 from the graph; TensorRT does, and OpenVINO computes in it where "
+            "[targets.openvino] has precision = 'bf16'"
+        )
+
     def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Write a model.onnx in bf16.
 
@@ -36,11 +46,8 @@ class Step(Settings):
         """
         import onnx
 
-        if not context.scheme.bf16:
-            raise StepError(
-                "this target does not take bf16 from the graph; TensorRT does, and OpenVINO computes in it where "
-                "[targets.openvino] has precision = 'bf16'"
-            )
+        if reason := self.unfit(context.scheme):
+            raise StepError(reason)
         proto = onnx.load(model.path)
         if opset_of(proto) < OPSET:
             proto = raised(proto, model, context, OPSET)

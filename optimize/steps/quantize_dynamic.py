@@ -10,6 +10,7 @@ from optimize.steps._layers import Graph
 from optimize.steps._ready import in_float32, refuse_twice
 from runtime.engines import library
 from runtime.errors import StepError
+from targets import Scheme
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ class Step(Settings):
         """What is rounded already cannot be rounded again."""
         refuse_twice(self, before)
 
+    def unfit(self, scheme: Scheme) -> str:
+        """ONNX Runtime alone rounds in the call."""
+        return "" if scheme.dynamic else "this target has no kernels that round in the call; ONNX Runtime has them"
+
     def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Write a model.onnx with MatMulInteger in place of products with constant weights.
 
@@ -42,8 +47,8 @@ class Step(Settings):
         import onnx
 
         ort: Any = library("onnxruntime.quantization", "onnxruntime")
-        if not context.scheme.dynamic:
-            raise StepError("this target has no kernels that round in the call; ONNX Runtime has them")
+        if reason := self.unfit(context.scheme):
+            raise StepError(reason)
         proto = in_float32(model, context)
         graph = Graph(proto)
         chosen = [

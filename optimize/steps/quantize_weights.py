@@ -21,6 +21,7 @@ from optimize.steps._layers import Graph
 from optimize.steps._ready import in_float32, refuse_twice
 from runtime.engines import library
 from runtime.errors import StepError
+from targets import Scheme
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,14 @@ class Step(Settings):
         """What is rounded already cannot be rounded again."""
         refuse_twice(self, before)
 
+    def unfit(self, scheme: Scheme) -> str:
+        """It must know weights in blocks; fractional zero points are ONNX Runtime's alone."""
+        if not scheme.blocks:
+            return "this target has no kernels for weights that are smaller than what they multiply"
+        if self.method == "hqq" and scheme.blocks != "MatMulNBits":
+            return "hqq's zero points are no whole numbers, which only MatMulNBits of ONNX Runtime takes"
+        return ""
+
     def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Write a model.onnx with the weights of matrix products in blocks.
 
@@ -83,11 +92,9 @@ class Step(Settings):
                 no product with a constant weight.
         """
         form = context.scheme.blocks
-        if not form:
-            raise StepError("this target has no kernels for weights that are smaller than what they multiply")
+        if reason := self.unfit(context.scheme):
+            raise StepError(reason)
         symmetric = self.symmetric or context.scheme.activation_symmetric  # such kernels know no zero points
-        if self.method == "hqq" and form != "MatMulNBits":
-            raise StepError("hqq's zero points are no whole numbers, which only MatMulNBits of ONNX Runtime takes")
         proto = in_float32(model, context)
         gemms_to_products(proto)
         name_nodes(proto)

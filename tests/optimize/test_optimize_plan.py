@@ -5,7 +5,7 @@ import pytest
 
 import targets
 from optimize import steps
-from optimize.plan import expand, role_of
+from optimize.plan import expand, left_out, role_of
 from optimize.recipe import from_table
 from runtime import host
 
@@ -141,3 +141,22 @@ def test_what_is_asked_for_computes_the_rest_in_bf16_too_where_the_target_and_th
         ]
         asked = planned(recipe(QUANTIZED, openvino={"precision": "f16"}))
         assert [one.name for one in asked[2:]] == ["openvino-int8"], "who names a precision means it"
+
+
+@pytest.mark.parametrize(
+    ("step", "fits", "reason"),
+    [
+        ({"use": "quantize_dynamic"}, {"onnxruntime"}, "no kernels that round in the call"),
+        ({"use": "cast_bf16"}, {"tensorrt", "reference"}, "does not take bf16 from the graph"),
+        ({"use": "quantize_weights", "bits": 4, "method": "hqq"}, {"onnxruntime"}, "no whole numbers"),
+    ],
+)
+def test_a_step_is_not_offered_to_a_target_that_does_not_run_it_and_that_is_said(step, fits, reason):
+    names = ("onnxruntime", "openvino", "tensorrt", "reference")
+    asked = recipe([step], **{name: {} for name in names})
+    found = planned(asked)
+    assert {one.target.name for one in found if step["use"] in map(steps.name_of, one.steps)} == fits
+    assert {one.target.name for one in found} == set(names), "the plain model is there all the same"
+    notes = left_out(asked, host.facts())
+    assert [note.partition(":")[0] for note in notes] == [name for name in names if name not in fits]
+    assert all(f"no candidate with '{step['use']}', since" in note and reason in note for note in notes)
