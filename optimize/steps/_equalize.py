@@ -56,11 +56,9 @@ def equalize(proto: Any, model: OnnxModel, context: Context, samples: int) -> in
             change(node.input[2], stretch)
         for name in {user.input[1] for user in users}:
             user = next(user for user in users if user.input[1] == name)
-            if _depthwise(user, weights):
-                times = numpy_helper.to_array(weights[name]).shape[0] // len(stretch)
-                change(name, 1 / np.repeat(stretch, times).reshape(-1, 1, 1, 1))
-            else:
-                change(name, 1 / stretch.reshape(1, -1, 1, 1))
+            (given, taken, *_), group = weights[name].dims, _group(user)  # each group takes channels of its own
+            of_group = np.repeat(stretch.reshape(group, 1, taken), given // group, axis=1)
+            change(name, 1 / of_group.reshape(given, taken, 1, 1))
         inner = node
         while True:
             renamed[inner.output[0]] = f"{inner.output[0]}{SIGN}"
@@ -84,7 +82,7 @@ def _pair(graph: Graph, node: Any, weights: dict[str, Any]) -> tuple[Any, str, l
         return None
     for user in users:
         plain = user.op_type == "Conv" and user.input[0] == tensor and _own(graph, user, weights)
-        if not plain or not (_group(user) == 1 or _depthwise(user, weights)):
+        if not plain:
             return None
     bound, name = np.inf, node.output[0]
     while name != tensor:

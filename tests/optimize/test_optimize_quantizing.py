@@ -108,6 +108,22 @@ def test_equalizing_changes_no_answer_and_makes_channels_alike(uneven, context, 
     }
 
 
+def test_equalizing_goes_through_prelu_and_into_groups(make_context, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 12, 1, groups=4), nn.PReLU(), nn.Conv2d(12, 4, 1))
+    with torch.no_grad():
+        net[0].weight *= torch.logspace(-2, 0, 8).reshape(-1, 1, 1, 1)
+        net[1].weight[:] = torch.linspace(-0.5, 1.5, 8)
+    feeds = {"image": np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)}
+    context = make_context(feeds, scheme=SCHEME)
+    model = Export()(TorchModel(net.eval(), (TensorSpec("image", "float32", ("batch", 3, 8, 8)),)), context)
+    proto = onnx.load(model.path)
+    assert equalize(proto, model, context, 16) == 2
+    assert loss(model, write_onnx(proto, tmp_path / "equal.onnx"), feeds) > 100
+    losses = [loss(model, Step(equalize=equal)(model, make_context(feeds, scheme=SCHEME)), feeds) for equal in (0, 1)]
+    assert losses[1] > losses[0] + 1
+
+
 def test_equalizing_makes_rounding_better(uneven, make_context, images):
     plain = Step(bias_correction="none")(uneven, make_context(images, scheme=SCHEME))
     equal = Step(bias_correction="none", equalize=True)(uneven, make_context(images, scheme=SCHEME))
