@@ -316,12 +316,9 @@ def _repaired(run: _Run, rows: Rows, builder: Builder, max_drop: float) -> tuple
             notes.append(f"{candidate.name} was not repaired: no layer by itself regains anything in float")
         else:
             name = found.candidate.name
-            place = [one.name for one in run.candidates].index(candidate.name) + 1
-            run = replace(
-                run,
-                candidates=[*run.candidates[:place], found.candidate, *run.candidates[place:]],
-                built={**run.built, name: found.built},
-            )
+            beside = list(run.candidates)
+            beside.insert(beside.index(candidate) + 1, found.candidate)
+            run = replace(run, candidates=beside, built={**run.built, name: found.built})
             rows = {**rows, name: tried[name].model_copy(update={"repair": list(found.layers)})}
             if not _loses(rows[name], max_drop):
                 enough[candidate.target.name] = name
@@ -371,13 +368,9 @@ def _choose(run: _Run, rows: Rows, max_drop: float, margin: float) -> dict[str, 
             continue
         plain = role_of(run.candidates, target, "plain")
         choices[target] = select.choose(
-            [rows[candidate.name] for candidate in own],
-            run.asked.constraints.objective,
-            max_drop,
-            plain.name,
-            margin,
-            run.subject.batch,
-        )
+            [rows[candidate.name] for candidate in own], run.asked.constraints.objective, max_drop, plain.name,
+            margin, run.subject.batch,
+        )  # fmt: skip
     return choices
 
 

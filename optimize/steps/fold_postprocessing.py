@@ -8,7 +8,7 @@ import json
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from optimize.models import DECODING, OnnxModel, write_onnx
 from optimize.steps import Context, Settings, name_of
@@ -41,7 +41,7 @@ class Step(Settings):
 
     exact: ClassVar[bool] = True
     last: ClassVar[bool] = True
-    kind: Kind
+    kind: Kind | None = None
     output: str | None = None
     scores: str | None = None
     k: int = Field(default=5, ge=1)
@@ -52,6 +52,12 @@ class Step(Settings):
     threshold: float = Field(default=0.25, ge=0)
     overlap: float = Field(default=0.45, ge=0, le=1)
     most: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _told(self) -> "Step":
+        if self.kind is None:
+            raise ValueError("give kind: softmax, argmax, top_k or boxes")
+        return self
 
     def check_order(self, before: tuple[Settings, ...], after: tuple[Settings, ...]) -> None:
         """Nothing can look behind it."""
@@ -83,6 +89,7 @@ class Step(Settings):
             StepError: there is no such output, or it has another shape than the kind needs.
         """
         raw = _one(outputs, self.output, "output")
+        assert self.kind is not None  # `_told` saw to it
         if self.kind != "boxes":
             if len(raw.shape) < 2 or not raw.dtype.startswith("float"):
                 raise StepError(f"{raw} is no output of class scores, (samples, classes, ...)")

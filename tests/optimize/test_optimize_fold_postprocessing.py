@@ -227,7 +227,7 @@ def test_the_whole_way_with_boxes(make_context, tmp_path):
     assert "onnxruntime-int8-repaired" in names, "layers are compared in the raw outputs"
     int8 = report.row("onnxruntime-int8")
     assert int8.accuracy.value < 1.0 and int8.detail.sqnr_db is None
-    assert any(row.sensitivity and row.noise for row in report.candidates)
+    assert any(row.noise for row in report.candidates)
     device = runtime.load(tmp_path / "out" / "bundle")
     assert device(X[:2]).shape == (2, 10, 6) and device.outputs[0].decoding.kind == "boxes"
 
