@@ -48,7 +48,7 @@ class Decoding:
     overlap: float = 0.45
 
     def apply(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs with the raw ones replaced, in their order; those decoded already are as they are.
+        """The outputs with the raw ones replaced, in their order; as they are where a raw one is missing.
 
         Args:
             outputs: by name, the first axis of each samples.
@@ -135,6 +135,9 @@ class Decoding:
         for name, kind in (("count", int), ("threshold", float), ("overlap", float)):
             if type(getattr(found, name)) is not kind:
                 raise ValueError(f"{name} is {getattr(found, name)!r}")
+        switches = found.probabilities, found.transposed, found.corners, found.objectness
+        if found.count < 1 or not all(type(one) is bool for one in switches):
+            raise ValueError(f"{found} is no decoding")
         return found
 
 

@@ -212,7 +212,7 @@ def _round(
                 inside = worker.inside(INSIDE_S, BLOCK_CALLS)
             except (WorkError, InputError):  # the latency has been measured, and is not lost with it
                 inside = np.empty(0, np.int64)
-                gone.add(name)
+                gone.add(name)  # its process may have ended, and has no processor time then
             calls, cold = np.concatenate(blocks[name]), worker.cold_start_ms
             found[name] = Trace((calls,), (inside,), (cold,), used["peak_memory_bytes"], used["threads"])
     finally:

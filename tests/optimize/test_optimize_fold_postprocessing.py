@@ -17,6 +17,7 @@ from optimize.steps.fold_postprocessing import Step
 from optimize.steps.quantize_static import Step as Static
 from optimize.verify import judge
 from runtime import engines, host
+from runtime.decoding import Decoding
 from runtime.errors import InputError, StepError
 from runtime.tensors import Specs, TensorSpec
 
@@ -115,6 +116,16 @@ def test_doubles_of_another_class_stay(make_context):
     )
     found = decoding.apply({"output": raw.astype(np.float32)})["output"][0]
     assert np.allclose(found[:3, 4:], [[0.9, 0], [0.7, 1], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    "damage", [{"kind": "magic"}, {"of": []}, {"of": [3]}, {"count": 0}, {"count": 1.5}, {"corners": 1}, {"more": 1}]
+)
+def test_a_damaged_manifest_is_no_decoding(damage):
+    good = Step(kind="boxes").decoding((TensorSpec("output", "float32", (1, 64, 7)),)).to_json()
+    assert Decoding.from_json(good).to_json() == good
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Decoding.from_json({**good, **damage})
 
 
 def test_openvino_computes_what_is_before_it_in_int8_as_without_it(make_context, tmp_path):
