@@ -98,8 +98,7 @@ def compare(folder: Path, model: str, engine: str, more: int) -> dict:
 def bundle(folder: Path, model: str, engine: str, layers: int) -> Path:
     """A bundle with this network for this engine."""
     from optimize.models import read_onnx
-    from runtime import bundle as bundles
-    from runtime import engines
+    from runtime import engines, writer
     from runtime.bundle import EngineEntry, Fallback
 
     path = folder / f"{model}-{engine}-{layers}"
@@ -111,7 +110,7 @@ def bundle(folder: Path, model: str, engine: str, layers: int) -> Path:
         entry = EngineEntry(engine, engine, engine, files, str(file))
         fallback = Fallback({"model": str(file)}, {"onnxruntime": {}})
         specs = read_onnx(file).specs
-        bundles.write(path, name=path.name, specs=specs, engines=[entry], fallback=fallback, axes={}, made_with={})
+        writer.write(path, name=path.name, specs=specs, engines=[entry], fallback=fallback, axes={}, made_with={})
     return path
 
 

@@ -123,7 +123,6 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
     """A row for each method on each engine."""
     from optimize import metrics, plan, recipe
     from optimize.build import Builder, Built
-    from optimize.cache import Cache, default_folder
     from optimize.evaluate import evaluate
     from optimize.judge import accuracy
     from optimize.pipeline import DISTRIBUTIONS
@@ -133,6 +132,7 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
     from optimize.steps.repair import Step as Repair
     from optimize.subject import prepare
     from runtime import host
+    from runtime.cache import Cache, default_folder
     from runtime.measure import measure
 
     zoo = Path(os.environ["ZOO"])

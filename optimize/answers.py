@@ -42,7 +42,7 @@ class Answers:
                 self.noise += float(((a - b) ** 2).sum())
                 size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
                 self.cosines.append((a * b).sum(1)[size > 0] / size[size > 0])
-        before, after = first(original), first(candidate)
+        before, after = (_classes_last(first(outputs)) for outputs in (original, candidate))
         if after.shape != before.shape or (before.dtype.kind != "f" and self.numbers):
             return
         if not self.numbers:
@@ -92,6 +92,11 @@ class Answers:
                     np.stack([calls[:, 4], after == label], 1).astype(np.float64)
                 )
         return Detail.model_validate(found)
+
+
+def _classes_last(value: Array) -> Array:
+    """(samples, classes, 1, 1), as networks give that end in a pooling, without the ones."""
+    return value.reshape(value.shape[:2]) if value.ndim > 2 and value[:1, :1].size == 1 else value
 
 
 def _scores(value: Array) -> bool:

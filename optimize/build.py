@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from optimize import processes, pruning, reproduce, steps
-from optimize.cache import Cache, address, digest
 from optimize.models import Axes, OnnxModel, TorchModel, framed, measures, read_onnx
 from optimize.plan import Candidate
 from optimize.progress import Progress
@@ -27,6 +26,7 @@ from optimize.usercode import split_place, user_files
 from optimize.verify import SAMPLES, interpreter, judge, signal_to_noise, sized_feeds
 from runtime import contender, engines, host
 from runtime.bundle import sha256
+from runtime.cache import Cache, address, digest
 from runtime.contender import Contender, Worker
 from runtime.decoding import Decoding
 from runtime.engines import describe, relative_error

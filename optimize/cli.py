@@ -295,6 +295,40 @@ def compare(
 
 
 @_command
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="A folder that optimize run wrote as bundle/.", metavar="BUNDLE")],
+    key: Annotated[Path, typer.Option(help="An Ed25519 private key (PEM): openssl genpkey -algorithm ed25519.")],
+    json: Json = False,
+) -> int:
+    """Sign a bundle; runtime.load(verify_key=...) then refuses it once a byte was changed."""
+    from runtime import signing
+
+    _print({"signed": str(bundle / signing.SIGNATURE), "public_key": signing.sign(bundle, key)}, json)
+    return 0
+
+
+@_command
+def join(
+    models: Annotated[list[str], typer.Argument(help="NAME=BUNDLE, at least two.", metavar="NAME=BUNDLE...")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("bundle"),
+    json: Json = False,
+) -> int:
+    """Put several models into one bundle; runtime.load(BUNDLE, model=NAME) takes one of them."""
+    from runtime import writer
+    from runtime.errors import InputError
+
+    pairs = [one.partition("=") for one in models]
+    if odd := next((one for one, (_, sign, _) in zip(models, pairs, strict=True) if not sign), None):
+        raise InputError(f"optimize join takes NAME=BUNDLE, detector=out/bundle say; got '{odd}'.")
+    named = {name: Path(place) for name, _, place in pairs}
+    if len(named) != len(pairs):
+        raise InputError("optimize join takes each name once.")
+    writer.join(out, named)
+    _print({"written": str(out), "models": list(named)}, json)
+    return 0
+
+
+@_command
 def doctor(json: Json = False) -> int:
     """Print what this machine can build and run, and the command that mends each lack."""
     from optimize import doctor
@@ -310,7 +344,7 @@ def cache(
     json: Json = False,
 ) -> int:
     """Print or clean the results of steps that later runs take up again."""
-    from optimize.cache import Cache, default_folder
+    from runtime.cache import Cache, default_folder
     from runtime.errors import InputError
 
     kept = Cache(default_folder())

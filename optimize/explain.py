@@ -20,8 +20,7 @@ from optimize.progress import Progress
 from optimize.report import Explained, LayerTime, words
 from optimize.subject import read_data
 from runtime import bundle as bundles
-from runtime import contender
-from runtime import model as models
+from runtime import contender, loading
 from runtime.bundle import Bundle, EngineEntry
 from runtime.errors import Error, WorkError
 from runtime.host import facts
@@ -214,7 +213,7 @@ def _entry(bundle: Bundle, entry: EngineEntry, feeds: Mapping[str, Array]) -> di
     result["reach"] = words.reached(found)
     result["layers"] = {layer.name: layer.model_dump(exclude={"name"}) for layer in found.layers}
     plain = next(
-        (one for one in models.considered(bundle) if one not in bundle.engines and one.engine == entry.engine), None
+        (one for one in loading.considered(bundle) if one not in bundle.engines and one.engine == entry.engine), None
     )
     if plain and found.layers:
         try:

@@ -16,7 +16,7 @@ from optimize.report import json
 from optimize.sources import ModelSpec
 from optimize.subject import read_data
 from runtime import bundle as bundles
-from runtime import model as models
+from runtime import loading
 from runtime.contender import Contender
 from runtime.errors import InputError
 from runtime.listing import unknown
@@ -56,7 +56,7 @@ def recheck(
     asked: dict[str, Any] = {}
     if (Path(place) / "report" / "report.json").exists():
         asked = json.read(Path(place) / "report").recipe
-    plain = next(entry for entry in models.considered(bundle) if entry not in bundle.engines)
+    plain = next(entry for entry in loading.considered(bundle) if entry not in bundle.engines)
     names = [plain.name, *(entry.name for entry in bundle.engines)]
     found: list[Contestant] = [
         (Contender(name, "runtime.worker:open_bundle", {"path": _absolute(place), "engine": name}), inputs)

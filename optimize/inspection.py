@@ -13,7 +13,7 @@ from runtime import bundle as bundles
 from runtime.engines import onnx_files
 from runtime.errors import InputError
 from runtime.host import facts
-from runtime.model import considered, open_entry
+from runtime.loading import Wishes, considered, open_entry
 
 
 def inspect(place: str, weights: str | None, trust: bool) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _bundle(path: Path) -> dict[str, Any]:
     engines = {}
     for entry in considered(bundle):
         try:
-            open_entry(bundle, entry, host).close()
+            open_entry(bundle, entry, host, Wishes(rebuild=False)).session.close()
             here = "yes"
         except Exception as error:  # whatever it is, it is the answer
             here = str(error)

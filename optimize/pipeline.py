@@ -15,7 +15,6 @@ import numpy as np
 
 from optimize import judge, plan, processes, recipe, reproduce, select, thumbnails
 from optimize.build import Builder, Built, Lost
-from optimize.cache import Cache, default_folder
 from optimize.causes import causes
 from optimize.collapse import diagnosed
 from optimize.evaluate import evaluate
@@ -33,6 +32,7 @@ from optimize.select import Choice
 from optimize.steps import name_of
 from optimize.subject import Subject, prepare
 from runtime import host
+from runtime.cache import Cache, default_folder
 from runtime.errors import Error, InputError, WorkError
 from runtime.measure import Measurement, measure
 
@@ -212,7 +212,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     )
     written = [form.write(report, work) for form in (html, json, markdown)]
     if chosen:
-        write_bundle(out / "bundle", report, run.candidates, run.built, subject, written)
+        write_bundle(out / "bundle", report, run.candidates, run.built, subject, written, asked.bundle.golden)
     for file in written:
         shutil.move(file, out / file.name)
     return report

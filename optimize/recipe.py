@@ -114,6 +114,12 @@ class Limits(_Table):
     memory_gib: float | None = Field(default=None, gt=0)
 
 
+class BundleTable(_Table):
+    """[bundle]: how many real samples travel in it, with each engine's answers, to be compared on the device."""
+
+    golden: int = Field(default=4, ge=0, le=64)
+
+
 class Recipe(_Table):
     """All that a run needs to know; paths in it are relative to `folder`."""
 
@@ -125,6 +131,7 @@ class Recipe(_Table):
     constraints: Constraints = Constraints()
     measure: Measure = Measure()
     limits: Limits = Limits()
+    bundle: BundleTable = BundleTable()
 
     @field_validator("steps", mode="before")
     @classmethod

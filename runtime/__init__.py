@@ -10,7 +10,8 @@ from runtime.errors import (
     NoEngineError,
     WorkError,
 )
-from runtime.model import Model, load
+from runtime.loading import load
+from runtime.model import Model
 from runtime.tensors import TensorSpec
 
 __all__ = [

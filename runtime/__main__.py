@@ -1,4 +1,4 @@
-"""`python -m runtime run|bench|check BUNDLE`: for a device that has only the runtime and one engine library."""
+"""`python -m runtime run|bench|check|report-bug BUNDLE`: for a device that has the runtime and one engine library."""
 
 import argparse
 import json
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from runtime import bundle as bundles
-from runtime import model as models
+from runtime import engines, loading
 from runtime.bundle import Bundle
 from runtime.contender import Contender
-from runtime.errors import EngineError, InputError, WorkError
+from runtime.errors import EngineError, Error, InputError, WorkError
 from runtime.host import facts
 from runtime.intervals import percentile, verdict
 from runtime.measure import measure
@@ -31,22 +31,30 @@ def main(argv: list[str] | None = None) -> int:
     for name, what in (
         ("run", "run the model on the arrays of an .npz file"),
         ("bench", "time every engine of the bundle that runs here against its plain fp32 model"),
-        ("check", "verify every file and open every engine"),
+        ("check", "verify every file, open every engine, and compare its answers with those from where it was built"),
+        ("report-bug", "pack versions, machine, manifest and log into one file; no weights, no data"),
     ):
         command = commands.add_parser(name, help=what, description=what)
-        command.add_argument("bundle", help="the folder that `optimize run` wrote")
+        command.add_argument("bundle", help="the folder that `optimize run` wrote, or a .zip of it")
         command.add_argument("--json", action="store_true", help="print the result as JSON")
-        if name != "check":
+        command.add_argument("--model", help="which one, of a bundle with several")
+        command.add_argument("--verify-key", help="the public key (PEM) of whoever must have signed the bundle")
+        command.add_argument("--no-rebuild", action="store_true", help="compile no engine anew that does not fit here")
+        if name in ("run", "bench"):
             command.add_argument("--input", help=".npz, an array for each input by name", required=name == "run")
         if name == "run":
             command.add_argument("--output", help=".npz for the outputs", default="outputs.npz")
             command.add_argument("--engine", help="take this engine or none")
+            command.add_argument("--check", action="store_true", help="refuse an engine that answers otherwise here")
         if name == "bench":
             command.add_argument("--budget", type=float, default=20.0, help="seconds (20)")
             command.add_argument("--out", help="also write it into this file, for `optimize report DIR --add FILE`")
+        if name == "report-bug":
+            command.add_argument("--out", help="the .zip to write", default="bug.zip")
+            command.add_argument("--log", help="a log file to pack too: its last MiB")
     options = parser.parse_args(argv)
     try:
-        result = {"run": _run, "bench": _bench, "check": _check}[options.command](options)
+        result = {"run": _run, "bench": _bench, "check": _check, "report-bug": _report_bug}[options.command](options)
     except (InputError, WorkError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 3
@@ -58,7 +66,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    with models.load(options.bundle, options.engine) as model:
+    with loading.load(
+        options.bundle, options.engine, model=options.model, verify_key=options.verify_key, check=options.check,
+        rebuild=not options.no_rebuild,
+    ) as model:  # fmt: skip
         results = model.run(_arrays(options.input))
         _save(options.output, results)
         shapes = {name: f"{value.dtype}{list(value.shape)}" for name, value in results.items()}
@@ -66,27 +77,37 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(options: argparse.Namespace) -> dict[str, Any]:
-    bundle, host = bundles.read(options.bundle), facts()
-    engines = {}
-    for entry in models.considered(bundle):
+    bundle, host = bundles.read(options.bundle, options.model, options.verify_key), facts()
+    found: dict[str, Any] = {}
+    for entry in loading.considered(bundle):
+        row: dict[str, Any] = {"runs_here": False, "needs": dict(entry.needs)}
         try:
-            models.open_entry(bundle, entry, host).close()
-            engines[entry.name] = "runs here"
+            row["found"] = engines.get(entry.engine).facts()
+            wishes = loading.Wishes(rebuild=not options.no_rebuild, check=True)
+            opened = loading.open_entry(bundle, entry, host, wishes)
+            opened.session.close()
+            row |= {"runs_here": True, "why": opened.how.replace(loading.FIRST, "as it was built")}
+            if entry.golden and opened.off is not None:
+                row |= {"golden_off_by": float(f"{opened.off:.3g}"), "golden_allowed": entry.golden.tolerance}
+            else:
+                row["golden_off_by"] = None  # there is nothing to compare with
         except (EngineError, InputError) as error:
-            engines[entry.name] = str(error)
-    if "runs here" not in engines.values():
-        raise WorkError(f"every file is as it was written, but no engine runs here: {engines}")
-    return {"files": f"{len(bundle.files)} as they were written", **engines}
+            row["why"] = str(error)
+        found[entry.name] = row
+    if not any(row["runs_here"] for row in found.values()):
+        reasons = "; ".join(f"{name}: {row['why']}" for name, row in found.items())
+        raise WorkError(f"every file is as it was written, but no engine runs here: {reasons}")
+    return {"files": f"{len(bundle.files)} as they were written", "engines": found}
 
 
 def _bench(options: argparse.Namespace) -> dict[str, Any]:
-    bundle = bundles.read(options.bundle)
+    bundle = bundles.read(options.bundle, options.model, options.verify_key)
     feeds, source = _feeds(bundle, options.input)
-    usable = [name for name, state in _check(options).items() if state == "runs here"]
+    usable = [name for name, row in _check(options)["engines"].items() if row["runs_here"]]
     base = next((name for name in usable if name.startswith("fallback")), usable[0])
     names = [base, *(name for name in usable if not name.startswith("fallback"))]
     contenders = [
-        Contender(name, "runtime.worker:open_bundle", {"path": str(Path(options.bundle).resolve()), "engine": name})
+        Contender(name, "runtime.worker:open_bundle", {"path": str(bundle.path.resolve()), "engine": name})
         for name in dict.fromkeys(names)
     ]
     found = measure(contenders, feeds, budget_s=options.budget, progress=_progress)
@@ -117,6 +138,18 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
         except OSError as error:
             raise InputError(f"{options.out} cannot be written: {error.strerror}") from error
     return result
+
+
+def _report_bug(options: argparse.Namespace) -> dict[str, Any]:
+    from runtime import bugreport
+
+    try:
+        tried = _check(options)
+    except Error as error:  # this is what the report is about
+        tried = {"error": f"{type(error).__name__}: {error}"}
+    log = Path(options.log) if options.log else None
+    names = bugreport.write(Path(options.bundle), Path(options.out), log, tried)
+    return {"written to": options.out, "files": names}
 
 
 def _feeds(bundle: Bundle, path: str | None) -> tuple[dict[str, Array], str]:

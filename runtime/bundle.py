@@ -1,32 +1,55 @@
-"""The bundle on disk, in one place: write, read, verify. Nothing in it is ever executed or unpickled.
+"""The bundle on disk: its format, reading and verifying. Nothing in it is ever executed or unpickled.
 
     manifest.json            what follows in `Bundle`, and the sha256 of every other file
     <engine's name>/         one folder an engine: its files, and source.onnx, from which it was compiled
     fallback/model.onnx      the plain fp32 model, for any engine library that is there
+    golden/                  a few real inputs (.npy); beside each engine what it answered to them
     report/                  the report of the run that made it
+    manifest.sig             where it was signed: `runtime.signing`
 
-Bytes that are equal are stored once: two engines may name the same source.
+Bytes that are equal are stored once: two engines may name the same source. Several models in one folder: a manifest
+with `models`, name to the `folder` of a bundle and the `sha256` of its manifest.
 
 History of the format (`schema` in the manifest):
     1   2026-11   first
+    2   2026-11   files with their size; golden answers; needs by version and GPU; several models
 """
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from runtime.errors import BundleError
+from runtime import external, listing
+from runtime.errors import BundleError, InputError
 from runtime.tensors import Specs
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
-_MANIFEST_LIMIT = 64 * 2**20  # bytes; the largest real one is a few kilobytes
+_MANIFEST_LIMIT = 2 * 2**20  # bytes; the largest real one is a few kilobytes, and JSON takes much more in memory
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of a bundle as it was written; format 1 did not note the size in bytes."""
+
+    sha256: str
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What an engine answered on the build host to the bundle's golden inputs.
+
+    Attributes:
+        outputs: output to .npy file.
+        tolerance: the largest relative error (`engines.relative_error`) of a right answer.
+    """
+
+    outputs: Mapping[str, str]
+    tolerance: float
 
 
 @dataclass(frozen=True)
@@ -40,7 +63,7 @@ class EngineEntry:
         files: role to path in the bundle; empty where the engine could not be built on the build host.
         source: the ONNX file it was compiled from.
         options: what `engines.<engine>.open` is given.
-        needs: `instruction_sets_any`: one of these must be there.
+        needs: what it takes of a host, as `fitness.misfit` reads it; empty where anything will do.
         precision: what was seen to run on the build host.
         measured: what the report says of it (accuracy, latency); for people, the runtime does not decide by it.
     """
@@ -54,6 +77,7 @@ class EngineEntry:
     needs: Mapping[str, Any] = field(default_factory=dict)
     precision: str = ""
     measured: Mapping[str, Any] = field(default_factory=dict)
+    golden: Golden | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +87,7 @@ class Fallback:
     files: Mapping[str, str]
     engines: Mapping[str, Mapping[str, Any]]
     measured: Mapping[str, Any] = field(default_factory=dict)
+    golden: Golden | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +98,8 @@ class Bundle:
         path: its folder.
         engines: best first, as measured on the build host.
         axes: named axis to its `min`, `best` and `max`.
-        files: path to sha256, of every file.
+        files: of every file, path to what it was when it was written.
+        golden: input to .npy file, a few real samples; empty where the bundle has none.
     """
 
     path: Path
@@ -82,21 +108,62 @@ class Bundle:
     engines: tuple[EngineEntry, ...]
     fallback: Fallback
     axes: Mapping[str, Mapping[str, int]]
-    files: Mapping[str, str]
+    files: Mapping[str, Stored]
     made_with: Mapping[str, Any]
+    golden: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self, files: Mapping[str, str]) -> dict[str, Path]:
         """Role to path on this machine."""
         return {role: self.path / name for role, name in files.items()}
 
 
-def read(path: str | Path) -> Bundle:
-    """Read a bundle's folder and verify every file in it.
+def read(path: str | Path, model: str | None = None, verify_key: str | Path | None = None) -> Bundle:
+    """Read a bundle and verify every file in it.
+
+    Args:
+        path: its folder, or a .zip of it, which is unpacked into the cache.
+        model: which one, of a bundle with several.
+        verify_key: the public key (a PEM file, or its text) of whoever must have signed it.
 
     Raises:
-        BundleError: it is no bundle, from a newer version, damaged, or names something outside its folder.
+        BundleError: it is no bundle, from a newer version, damaged, not signed by this key, or names something outside
+            its folder.
+        InputError: it has no such model, or several and none was named; or the key is none.
     """
     folder = Path(path)
+    if folder.is_file():
+        from runtime.zipped import unpacked
+
+        folder = unpacked(folder)
+    raw = read_manifest(folder)
+    if verify_key is not None:
+        from runtime.signing import verify
+
+        verify(folder, raw, verify_key)
+    data = _parsed(folder, raw)
+    try:
+        if "models" not in data:
+            if model is not None and model != _typed(data, "name", str):
+                raise InputError(listing.unknown("model of this bundle", model, [data["name"]]))
+            return _bundle(folder, data)
+        models = {name: _typed(_typed(data, "models", dict), name, dict) for name in data["models"]}
+        if model not in models:
+            asked = listing.unknown("model of this bundle", model, models) if model else ", ".join(sorted(models))
+            raise InputError(asked if model else f"{path} has several models; name one, model=...: {asked}.")
+        inner = _typed(models[model], "folder", str)
+        if escapes(inner) or (folder / inner).is_symlink():
+            raise BundleError(f"{folder}: the path {inner!r} leads out of the bundle; it is refused.")
+        raw = read_manifest(folder / inner)
+        if hashlib.sha256(raw).hexdigest() != models[model]["sha256"]:
+            raise BundleError(f"{folder}: {inner}/{MANIFEST} is not as it was written (sha256).")
+        return _bundle(folder / inner, _parsed(folder / inner, raw))
+    # OverflowError: infinite numbers; OSError, RuntimeError: names and links that no file has
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RuntimeError) as error:
+        raise BundleError(f"{folder}: {MANIFEST} is damaged ({type(error).__name__}: {error}).") from error
+
+
+def read_manifest(folder: Path) -> bytes:
+    """The bytes of a bundle's manifest; BundleError where there is none, or one larger than any real one."""
     try:
         with (folder / MANIFEST).open("rb") as stream:
             raw = stream.read(_MANIFEST_LIMIT + 1)
@@ -107,29 +174,43 @@ def read(path: str | Path) -> Bundle:
         ) from error
     if len(raw) > _MANIFEST_LIMIT:
         raise BundleError(f"{folder}: {MANIFEST} is over {_MANIFEST_LIMIT // 2**20} MiB; it was not read.")
+    return raw
+
+
+def escapes(name: str) -> bool:
+    """Whether a name in a bundle is no plain relative path, on this system or another."""
+    pure = PurePosixPath(name)
+    return pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name
+
+
+def _parsed(folder: Path, raw: bytes) -> dict[str, Any]:
     try:
-        data = json.loads(raw)
+        data: dict[str, Any] = json.loads(raw)
         schema = _typed(data, "schema", int)
-        if schema > SCHEMA:
-            raise BundleError(
-                f"{folder} has format {schema}; this runtime reads up to {SCHEMA}: pip install --upgrade edge-optimize"
-            )
         if schema < 1:
             raise ValueError(f"format {schema}")
-        bundle = Bundle(
-            path=folder,
-            name=_typed(data, "name", str),
-            specs=Specs.from_json(data),
-            engines=tuple(_entry(entry) for entry in _typed(data, "engines", list)),
-            fallback=_fallback(_typed(data, "fallback", dict)),
-            axes={k: {n: _typed(axis, n, int) for n in axis} for k, axis in _typed(data, "axes", dict).items()},
-            files=_strings(data, "files"),
-            made_with=_typed(data, "made_with", dict),
-        )
-        _check(bundle)
-    # RecursionError: deep JSON; OverflowError: infinite numbers; OSError, RuntimeError: names and links no file has
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{folder}: {MANIFEST} is damaged ({type(error).__name__}: {error}).") from error
+    if schema > SCHEMA:
+        raise BundleError(
+            f"{folder} has format {schema}; this runtime reads up to {SCHEMA}: pip install --upgrade edge-optimize"
+        )
+    return data
+
+
+def _bundle(folder: Path, data: Mapping[str, Any]) -> Bundle:
+    bundle = Bundle(
+        path=folder,
+        name=_typed(data, "name", str),
+        specs=Specs.from_json(data),
+        engines=tuple(_entry(entry) for entry in _typed(data, "engines", list)),
+        fallback=_fallback(_typed(data, "fallback", dict)),
+        axes={k: {n: _typed(axis, n, int) for n in axis} for k, axis in _typed(data, "axes", dict).items()},
+        files=_files(data),
+        made_with=_typed(data, "made_with", dict),
+        golden=_strings(data, "golden") if "golden" in data else {},
+    )
+    _check(bundle)
     return bundle
 
 
@@ -146,6 +227,24 @@ def _strings(data: Mapping[str, Any], key: str) -> dict[str, str]:
     return {name: _typed(found, name, str) for name in found}
 
 
+def _files(data: Mapping[str, Any]) -> dict[str, Stored]:
+    if data["schema"] == 1:
+        return {name: Stored(digest) for name, digest in _strings(data, "files").items()}
+    found = _typed(data, "files", dict)
+    entries = {name: _typed(found, name, dict) for name in found}
+    return {name: Stored(_typed(one, "sha256", str), _typed(one, "bytes", int)) for name, one in entries.items()}
+
+
+def _golden(data: Mapping[str, Any]) -> Golden | None:
+    if data.get("golden") is None:
+        return None
+    found = _typed(data, "golden", dict)
+    tolerance = _typed(found, "tolerance", float)
+    if not 0 <= tolerance < 1:  # at 1 nothing at all is as near as the right answer
+        raise ValueError(f"a tolerance of {tolerance}")
+    return Golden(_strings(found, "outputs"), tolerance)
+
+
 def _entry(data: Mapping[str, Any]) -> EngineEntry:
     files = _strings(data, "files")
     if files and "model" not in files:
@@ -153,12 +252,16 @@ def _entry(data: Mapping[str, Any]) -> EngineEntry:
     needs = _typed(data, "needs", dict)
     if any(type(name) is not str for name in needs.get("instruction_sets_any", ())):
         raise TypeError("'instruction_sets_any' is not a list of names")
+    for key in ("version", "gpu"):
+        if key in needs:
+            _strings(needs, key)
     return EngineEntry(
         **{key: _typed(data, key, str) for key in ("name", "target", "engine", "source", "precision")},
         files=files,
         needs=needs,
         options=_typed(data, "options", dict),
         measured=_typed(data, "measured", dict),
+        golden=_golden(data),
     )
 
 
@@ -169,96 +272,41 @@ def _fallback(data: Mapping[str, Any]) -> Fallback:
         {"model": files["model"], **files},
         {name: _typed(engines, name, dict) for name in engines},
         _typed(data, "measured", dict),
+        _golden(data),
     )
 
 
 def _check(bundle: Bundle) -> None:
     """Every path stays inside, every file is there with the bytes it was written with."""
-    named = [*bundle.fallback.files.values()]
+    models = [*bundle.fallback.files.values()]
+    named = [*models, *bundle.golden.values()]
+    for golden in (bundle.fallback.golden, *(entry.golden for entry in bundle.engines)):
+        named += golden.outputs.values() if golden else ()
     for entry in bundle.engines:
-        named += [*entry.files.values(), entry.source]
-    for name in named:
+        models += [*entry.files.values(), entry.source]
+    for name in (*named, *models):
         if name not in bundle.files:
             raise BundleError(f"{bundle.path}: the manifest names {name!r} without its sha256.")
     root = bundle.path.resolve()
-    for name, digest in bundle.files.items():
-        pure = PurePosixPath(name)
+    for name, stored in bundle.files.items():
         file = bundle.path / name
-        inside = not pure.is_absolute() and ".." not in pure.parts and "\\" not in name and ":" not in name
-        if not inside or not file.resolve().is_relative_to(root):
+        if escapes(name) or not file.resolve().is_relative_to(root):
             raise BundleError(f"{bundle.path}: the path {name!r} leads out of the bundle; it is refused.")
         if file.is_symlink() or not file.is_file():
             raise BundleError(f"{bundle.path}: {name} is missing. Copy the whole folder again.")
-        if sha256(file) != digest:
+        size = file.stat().st_size
+        if stored.bytes not in (None, size):
+            again = "Copy the whole folder again."
+            raise BundleError(f"{bundle.path}: {name} has {size} bytes, and was written with {stored.bytes}. {again}")
+        if sha256(file) != stored.sha256:
             raise BundleError(f"{bundle.path}: {name} is not as it was written (sha256). Copy the whole folder again.")
-
-
-def write(
-    path: Path,
-    *,
-    name: str,
-    specs: Specs,
-    engines: Sequence[EngineEntry],
-    fallback: Fallback,
-    axes: Mapping[str, Mapping[str, int]],
-    made_with: Mapping[str, Any],
-    report: Sequence[Path] = (),
-) -> Bundle:
-    """Write a bundle. The entries' paths are those of this machine; the files are copied.
-
-    It is written beside `path` under a temporary name, read back, and renamed: half a bundle cannot be seen.
-
-    Raises:
-        BundleError: what was written does not read back.
-        OSError: the disk is full, or the folder may not be written.
-    """
-    with _beside(path) as folder:
-        stored: dict[str, str] = {}  # sha256 -> name in the bundle
-
-        def store(source: str, wanted: str) -> str:
-            digest = sha256(Path(source))
-            if digest not in stored or _tied(source):
-                target = folder / wanted
-                if target.exists():  # two files of one name, from two folders
-                    wanted = f"{target.parent.relative_to(folder).as_posix()}/{digest[:8]}/{target.name}"
-                    target = folder / wanted
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
-                stored[digest] = wanted
-                return wanted
-            return stored[digest]
-
-        def entry_json(entry: EngineEntry) -> dict[str, Any]:
-            files = {role: store(file, f"{entry.name}/{Path(file).name}") for role, file in entry.files.items()}
-            if _tied(entry.source):  # an ONNX file finds its external data by name, beside itself
-                source = store(entry.source, f"{entry.name}/source/{Path(entry.source).name}")
-                store(f"{entry.source}.data", f"{entry.name}/source/{Path(entry.source).name}.data")
-            else:
-                source = store(entry.source, f"{entry.name}/source.onnx")
-            return {**vars(entry), "files": files, "source": source}
-
-        fallback_files = {role: store(file, f"fallback/{Path(file).name}") for role, file in fallback.files.items()}
-        entries = [entry_json(entry) for entry in engines]
-        for file in report:
-            store(str(file), f"report/{file.name}")
-        manifest = {
-            "schema": SCHEMA,
-            "name": name,
-            **specs.to_json(),
-            "axes": axes,
-            "engines": entries,
-            "fallback": {**vars(fallback), "files": fallback_files},
-            "made_with": made_with,
-            "files": {
-                file.relative_to(folder).as_posix(): sha256(file)
-                for file in sorted(folder.rglob("*"))
-                if file.is_file()
-            },
-        }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        read(folder)
-        _replace(folder, path)
-    return read(path)
+    for name in dict.fromkeys(models):
+        for place in external.locations(bundle.path / name):
+            beside = (PurePosixPath(name).parent / place).as_posix()
+            if escapes(place) or beside not in bundle.files:
+                raise BundleError(
+                    f"{bundle.path}: {name} takes weights from {place!r}, which is no file of the bundle."
+                )
 
 
 def sha256(path: Path) -> str:
@@ -268,34 +316,3 @@ def sha256(path: Path) -> str:
         while block := stream.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _tied(source: str) -> bool:
-    """Whether a file must keep its place: external data, or an ONNX file that has some beside it."""
-    return source.endswith(".data") or Path(source + ".data").exists()
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _replace(new: Path, path: Path) -> None:
-    """Put a finished folder in another's place; the old one is moved aside, and back where that fails."""
-    old = path.with_name(f".{path.name}-old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    try:
-        new.rename(path)
-    except OSError:
-        if old.exists():
-            old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,90 +1,199 @@
-"""Load a bundle on a device: choose the engine, fall back in the open, check each call's arrays, call."""
+"""A loaded model: check each call's arrays, call the engine; many calls at once, in order, or joined to batches."""
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
+from time import sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from runtime import bundle as bundles
-from runtime import engines
-from runtime.bundle import Bundle, EngineEntry
+import numpy as np
+
+from runtime.bundle import Bundle
 from runtime.engines import Session
-from runtime.errors import EngineError, InputError, NoEngineError
-from runtime.host import Host, facts
-from runtime.listing import unknown
-from runtime.tensors import Array, TensorSpec, check_feeds, name_inputs
+from runtime.errors import InputError
+from runtime.tensors import Array, FeedCheck, TensorSpec, name_inputs
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    from runtime.batching import Batcher
+    from runtime.loading import Decision
 
-@dataclass(frozen=True)
-class Decision:
-    """One engine that was considered: `taken`, or the reason why not."""
+log = logging.getLogger("runtime")
 
-    engine: str
-    taken: bool
-    reason: str
+
+class Live:
+    """A session, and a token for each call that is in it; the right to call it ends when another takes its place."""
+
+    def __init__(self, bundle: Bundle, session: Session, decisions: "tuple[Decision, ...]") -> None:
+        self.bundle = bundle
+        self.session = session
+        self.decisions = decisions
+        self.calls: deque[None] = deque()
+
+    def close(self) -> None:
+        """Close the session when the calls in it have ended."""
+        while self.calls:
+            sleep(1e-3)
+        self.session.close()
 
 
 class Model:
-    """A bundle's model, ready to run; safe to call from several threads.
+    """A bundle's model, ready to run; safe to call from several threads, and to reload or close meanwhile.
 
-    Attributes:
-        engine: the name of the engine that runs.
-        decisions: every engine that was considered, in order.
-        inputs: what a call takes.
-        outputs: what it gives.
+    Args:
+        live: what `loading.opened` gives.
+        again: opens another bundle in the same way, for `reload`.
+        streams: how many submitted calls run at once.
+        check_nan: refuse inputs with NaN.
+        max_batch: with more than 1, submitted calls are joined to batches of up to so many samples.
+        max_delay_ms: how long the first of a batch waits for others.
     """
 
-    def __init__(self, bundle: Bundle, session: Session, decisions: tuple[Decision, ...]) -> None:
-        self.bundle = bundle
-        self.engine = decisions[-1].engine
-        self.decisions = decisions
-        self.inputs: tuple[TensorSpec, ...] = bundle.specs.inputs
-        self.outputs: tuple[TensorSpec, ...] = bundle.specs.outputs
-        self._session: Session | None = session
+    def __init__(
+        self, live: Live, again: Callable[[str | Path], Live], *, streams: int, check_nan: bool = False,
+        max_batch: int = 1, max_delay_ms: float = 2.0,
+    ) -> None:  # fmt: skip
+        self._live: Live | None = live
+        self._last = live
+        self._again = again
+        self._streams = streams
+        self._check_nan = check_nan
+        self._joined = (max_batch, max_delay_ms)
+        self._check = FeedCheck(live.bundle.specs.inputs, check_nan)
         self._pool: ThreadPoolExecutor | None = None
+        self._batcher: Batcher | None = None
         self._lock = Lock()
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    @property
+    def bundle(self) -> Bundle:
+        """What was loaded."""
+        return self._last.bundle
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that runs."""
+        return self._last.decisions[-1].engine
+
+    @property
+    def decisions(self) -> "tuple[Decision, ...]":
+        """Every engine that was considered, in order; the last was taken."""
+        return self._last.decisions
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What a call takes."""
+        return self._last.bundle.specs.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What a call gives."""
+        return self._last.bundle.specs.outputs
+
+    def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Outputs by name for inputs by name.
+
+        Args:
+            feeds: arrays of the dtypes and shapes of `inputs`.
+            out: arrays that outputs are written into, by name, of their very dtype and shape.
 
         Raises:
             InputError: a name, dtype, rank or fixed dimension does not fit; the engine has not been called.
             EngineError: the engine failed.
         """
-        check_feeds(self.inputs, feeds)
-        return self._open().run(feeds)
+        self._check(feeds)
+        live = self._entered()
+        try:
+            return live.session.run(feeds) if out is None else self._into(live, feeds, out)
+        finally:
+            live.calls.pop()
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, out: Any = None) -> Any:
         """Run on one array, several in the order of the inputs, or a dict by name.
+
+        Args:
+            args: the inputs.
+            out: an array for the output; of a model with several, a dict by name.
 
         Returns:
             The output array; where the model has several, a tuple in the order of `outputs`.
         """
-        results = self.run(name_inputs(self.inputs, args))
-        found = tuple(results[spec.name] for spec in self.outputs)
-        return found[0] if len(found) == 1 else found
+        if isinstance(out, np.ndarray):
+            if len(self.outputs) != 1:
+                raise InputError(f"the model has {len(self.outputs)} outputs; give out= a dict of arrays by name.")
+            out = {self.outputs[0].name: out}
+        return self._in_order(self.run(name_inputs(self.inputs, args), out))
 
     def submit(self, *args: Any) -> "Future[Any]":
-        """Call in a thread of the model's own; as many calls run at once as the machine has cores."""
+        """Call in a thread of the model's own; as many calls run at once as it has streams.
+
+        With `max_batch` above 1 calls are joined to batches; what each is given back is its own samples' answer.
+        """
         with self._lock:
+            if self._live is None:
+                raise InputError("this model is closed; load the bundle again.")
             if self._pool is None:
                 from concurrent.futures import ThreadPoolExecutor
 
-                from runtime.host import cores
+                self._pool = ThreadPoolExecutor(self._streams, thread_name_prefix="edge-optimize")
+                if self._joined[0] > 1:
+                    from runtime.batching import Batcher
 
-                self._open()
-                self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="edge-optimize")
-            return self._pool.submit(self, *args)
+                    self._batcher = Batcher(self.run, self.inputs, self.outputs, self._pool, *self._joined)
+            if self._batcher is None:
+                return self._pool.submit(self, *args)
+            batcher = self._batcher
+        feeds = name_inputs(self.inputs, args)
+        self._check(feeds)
+        return batcher.submit(feeds, self._in_order)
+
+    def map(self, calls: Iterable[Any], batch: int = 1) -> Iterator[Any]:
+        """Answers in the order of the calls, several under way at once; what is not asked for yet is not read yet.
+
+        Args:
+            calls: of each an array, a tuple of arrays or a dict.
+            batch: join so many calls, of equal shapes, to one.
+        """
+        from runtime.batching import joined
+
+        waiting: deque[tuple[Future[Any], Callable[[Any], list[Any]]]] = deque()
+        for together, parts in joined(calls, batch, self.inputs, self.outputs, self._in_order):
+            waiting.append((self.submit(together), parts))
+            while len(waiting) > 2 * self._streams:
+                future, split = waiting.popleft()
+                yield from split(future.result())
+        for future, split in waiting:
+            yield from split(future.result())
+
+    def reload(self, path: str | Path) -> None:
+        """Take another bundle's model from the next call on; calls under way finish on the old one.
+
+        Raises:
+            InputError: it takes or gives something else, or this model is closed.
+            BundleError, NoEngineError: as `load`; the old one goes on.
+        """
+        new = self._again(path)
+        if new.bundle.specs != self._last.bundle.specs:
+            new.close()
+            said = ", ".join(map(str, (*new.bundle.specs.inputs, *new.bundle.specs.outputs)))
+            raise InputError(
+                f"{path} has {said}; reload takes a model with the inputs and outputs of this one: {self}."
+            )
+        with self._lock:
+            old = self._live
+            if old is not None:
+                self._live = self._last = new
+        if old is None:
+            new.close()
+            raise InputError("this model is closed; load the bundle again.")
+        old.close()
 
     def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
         """A call of the engine alone, without checks and copies; its time tells what those cost."""
-        check_feeds(self.inputs, feeds)
+        self._check(feeds)
         return self._open().inside(feeds)
 
     def precision(self) -> Mapping[str, int]:
@@ -100,12 +209,15 @@ class Model:
         """Finish the calls under way and give the memory back."""
         with self._lock:
             pool, self._pool = self._pool, None
+            batcher, self._batcher = self._batcher, None
+        if batcher is not None:
+            batcher.close()
         if pool is not None:
             pool.shutdown()  # waits for what was submitted
         with self._lock:
-            session, self._session = self._session, None
-        if session is not None:
-            session.close()
+            live, self._live = self._live, None
+        if live is not None:
+            live.close()
 
     def __enter__(self) -> "Model":
         return self
@@ -116,83 +228,36 @@ class Model:
         self.close()
 
     def __repr__(self) -> str:
-        state = "" if self._session is not None else ", closed"
+        state = "" if self._live is not None else ", closed"
         return (
             f"<Model {self.bundle.name!r} on {self.engine}{state}: "
             f"{', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}>"
         )
 
     def _open(self) -> Session:
-        if self._session is None:
+        live = self._live
+        if live is None:
             raise InputError("this model is closed; load the bundle again.")
-        return self._session
+        return live.session
 
+    def _entered(self) -> Live:
+        """The live session, with a token of this call in it. Tokens come and go by one atomic operation each."""
+        while True:
+            live = self._live
+            if live is None:
+                raise InputError("this model is closed; load the bundle again.")
+            live.calls.append(None)
+            if live is self._live:
+                return live
+            live.calls.pop()  # another took its place in between: whoever closes it may not have seen the token
 
-def load(path: str | Path, engine: str | None = None, threads: int | None = None) -> Model:
-    """Load a bundle: verify its files, take the best engine that runs here, in the bundle's measured order.
+    def _into(self, live: Live, feeds: Mapping[str, Array], out: Mapping[str, Array]) -> dict[str, Array]:
+        known = {spec.name: spec for spec in live.bundle.specs.outputs}
+        for name, array in out.items():
+            if name not in known or not isinstance(array, np.ndarray) or array.dtype.name != known[name].dtype:
+                raise InputError(f"out={name!r} is none of {', '.join(map(str, known.values()))}, or not of its dtype.")
+        return live.session.run(feeds, out)
 
-    Args:
-        path: the bundle's folder.
-        engine: the name of one of its engines, to take that one or none.
-        threads: of a call, instead of as many as the engine was measured with; a GPU's engine has none.
-
-    Raises:
-        BundleError: it is damaged, newer than this runtime, or no bundle.
-        InputError: it has no engine of this name.
-        NoEngineError: none of its engines runs here; the message says why of each.
-
-    Warns:
-        RuntimeWarning: an engine that was preferred does not run here; the message says why.
-    """
-    bundle = bundles.read(path)
-    host = facts()
-    entries = list(considered(bundle))
-    if engine is not None:
-        entries = [entry for entry in entries if entry.name == engine]
-        if not entries:
-            raise InputError(unknown("engine of this bundle", engine, (entry.name for entry in considered(bundle))))
-    decisions: list[Decision] = []
-    for entry in entries:
-        try:
-            session = open_entry(bundle, entry, host, threads)
-        except (EngineError, InputError) as error:
-            decisions.append(Decision(entry.name, False, str(error)))
-            continue
-        if decisions:
-            passed = "; ".join(f"{d.engine}: {d.reason}" for d in decisions)
-            warnings.warn(f"{bundle.name} runs on {entry.name}, not on {passed}", RuntimeWarning, stacklevel=2)
-        decisions.append(Decision(entry.name, True, "the first that runs here"))
-        return Model(bundle, session, tuple(decisions))
-    reasons = "\n".join(f"  {d.engine}: {d.reason}" for d in decisions)
-    raise NoEngineError(f"no engine of {bundle.path} runs here:\n{reasons}")
-
-
-def open_entry(bundle: Bundle, entry: EngineEntry, host: Host, threads: int | None = None) -> Session:
-    """Open one engine of a bundle.
-
-    Raises:
-        EngineError: it was not built, needs what this machine lacks, or does not load.
-    """
-    if not entry.files:
-        raise EngineError("it could not be built on the build host, and travels as its source only")
-    wanted = entry.needs.get("instruction_sets_any", ())
-    if wanted and not set(wanted) & set(host.instruction_sets):
-        raise EngineError(f"it needs one of {', '.join(wanted)}, and this processor has none")
-    engine, options = engines.get(entry.engine), entry.options
-    if threads is not None and "threads" in engine.OPTIONS:
-        options = {**options, "threads": threads}
-    return engine.open(bundle.resolve(entry.files), bundle.specs, host, options)
-
-
-def considered(bundle: Bundle) -> Iterator[EngineEntry]:
-    """The bundle's engines, then its plain ONNX file on each library that may run it."""
-    yield from bundle.engines
-    for library, options in bundle.fallback.engines.items():
-        yield EngineEntry(
-            name=f"fallback on {library}",
-            target=library,
-            engine=library,
-            files=bundle.fallback.files,
-            source=bundle.fallback.files["model"],
-            options=options,
-        )
+    def _in_order(self, results: Mapping[str, Array]) -> Any:
+        found = tuple(results[spec.name] for spec in self.outputs)
+        return found[0] if len(found) == 1 else found

@@ -182,5 +182,38 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
                 raise InputError(f"input '{spec.name}' has shape {value.shape}: it is empty.")
 
 
+class FeedCheck:
+    """`check_feeds` for every call of one model: shapes that it found right are known again at once.
+
+    Args:
+        specs: the model's inputs.
+        nan: also refuse NaN, which takes a pass over every float.
+    """
+
+    _KNOWN = 64  # combinations of shapes; of a model with fixed shapes there is one
+
+    def __init__(self, specs: Sequence[TensorSpec], nan: bool = False) -> None:
+        self._specs = specs
+        self._nan = nan
+        self._names = [spec.name for spec in specs]
+        self._right: dict[tuple[Any, ...], None] = {}
+
+    def __call__(self, feeds: Mapping[str, Any]) -> None:
+        """Raise InputError as `check_feeds` does."""
+        try:
+            seen = tuple([part for name in self._names for part in (feeds[name].dtype, feeds[name].shape)])
+            known = len(feeds) == len(self._names) and seen in self._right
+        except (KeyError, AttributeError, TypeError):
+            known = False
+        if not known or not all(isinstance(value, np.ndarray) for value in feeds.values()):
+            check_feeds(self._specs, feeds)
+            if len(self._right) < self._KNOWN:
+                self._right[seen] = None
+        if self._nan:
+            for name, value in feeds.items():
+                if value.dtype.kind in "fc" and np.isnan(value).any():
+                    raise InputError(f"input '{name}' has NaN, and this model was loaded with check_nan=True.")
+
+
 def _listed(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(map(str, specs))

@@ -47,7 +47,7 @@ def open_engine(engine: str, files: Mapping[str, str], specs: Mapping[str, Any],
 
 def open_bundle(path: str, engine: str | None = None, threads: int | None = None) -> Any:
     """An opener: a bundle, as a device loads it."""
-    from runtime.model import load
+    from runtime.loading import load
 
     return load(path, engine, threads)
 

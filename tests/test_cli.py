@@ -331,3 +331,29 @@ def test_help_answers_without_loading_what_is_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_sign_and_join_make_bundles_that_load_so(call, tmp_path, monkeypatch):
+    pytest.importorskip("cryptography", reason="pip install 'edge-optimize[sign]'")
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    import runtime
+
+    monkeypatch.chdir(tmp_path)
+    bundle = Path(__file__).parent / "runtime" / "bundles" / "2"
+    key = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    Path("key.pem").write_bytes(key)
+    code, out, _ = call("join", f"a={bundle}", f"b={bundle}", "--out", "both", "--json")
+    assert (code, json.loads(out)["models"]) == (0, ["a", "b"])
+    code, out, _ = call("sign", "both", "--key", "key.pem", "--json")
+    assert code == 0
+    with runtime.load("both", model="b", verify_key=json.loads(out)["public_key"]) as model:
+        assert model.bundle.name == "sample"
+    refused(call, "sign", "both", "--key", "no.pem", says=("no.pem", "openssl genpkey"))
+    refused(call, "join", "a", f"b={bundle}", says="NAME=BUNDLE")
+    refused(call, "join", f"a={bundle}", f"a={bundle}", says="each name once")
+    code, _, err = call("sign", "nowhere", "--key", "key.pem")
+    assert code == 3 and "is not a bundle" in err

@@ -3,6 +3,8 @@
     DISTRIBUTION                          what pip installs, and the extra of the same name as the file
     TOLERANCE                             precision -> largest relative error against its own ONNX file
     OPTIONS                               name -> type of what `open` and `compile` may be given
+    facts()                               -> its version here, and of a GPU's what `fitness.FACTS` has
+    needs(options)                        -> of these, what a file compiled here takes elsewhere
     open(files, specs, host, options)     -> Session
     compile(onnx, out, options)           -> the engine's files by role
 
@@ -56,6 +58,12 @@ class Engine(Protocol):
     DISTRIBUTION: str
     TOLERANCE: Mapping[str, float]
     OPTIONS: Mapping[str, type]
+
+    def facts(self) -> dict[str, str]:
+        """What the library is here: `version`, and for GPUs more of `fitness.FACTS`; raises EngineMissing."""
+
+    def needs(self, options: Options) -> dict[str, dict[str, str]]:
+        """What a file that is compiled here needs where it is loaded, as `fitness.misfit` reads it."""
 
     def open(self, files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> Session:
         """Load an engine's files; raises EngineMissing, EngineError or InputError."""
@@ -125,9 +133,18 @@ def check_specs(engine: str, specs: Specs, inputs: Mapping[str, str | None], out
 
 
 def filled(out: Mapping[str, Array] | None, results: dict[str, Array]) -> dict[str, Array]:
-    """The results, those that `out` names written into its arrays too: the end of every `Session.run`."""
+    """The results, those that `out` names in its arrays: the end of every `Session.run`.
+
+    Raises:
+        InputError: an output of this name, dtype and shape was not computed.
+    """
     for name, array in (out or {}).items():
-        array[...] = results[name]
+        value = results.get(name)
+        if value is None or value.shape != array.shape or value.dtype != array.dtype:
+            got = "no such output" if value is None else f"{value.dtype}{list(value.shape)}"
+            raise InputError(f"out={name!r} is {array.dtype}{list(array.shape)}, and what was computed is {got}.")
+        array[...] = value
+        results[name] = array
     return results
 
 

@@ -31,6 +31,22 @@ def devices() -> int:
     return count
 
 
+def facts() -> dict[str, str]:
+    """`compute_capability` of GPU 0, the `driver`'s CUDA version and that of the runtime (`cuda`); {} without a GPU."""
+    if not devices():
+        return {}
+    cuda = find()
+    which = cuda.cudaDeviceAttr
+    major = ok(cuda.cudaDeviceGetAttribute(which.cudaDevAttrComputeCapabilityMajor, 0))
+    minor = ok(cuda.cudaDeviceGetAttribute(which.cudaDevAttrComputeCapabilityMinor, 0))
+    driver, runtime = ok(cuda.cudaDriverGetVersion()), ok(cuda.cudaRuntimeGetVersion())
+    return {
+        "compute_capability": f"{major}.{minor}",
+        "driver": f"{driver // 1000}.{driver % 1000 // 10}",
+        "cuda": f"{runtime // 1000}.{runtime % 1000 // 10}",
+    }
+
+
 def ok(answer: tuple[Any, ...]) -> Any:
     """What a CUDA call gave beside its error code.
 

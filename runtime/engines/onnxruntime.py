@@ -9,6 +9,7 @@ from typing import Any
 
 from runtime.engines import Options, check_options, check_specs, filled, library, onnx_files
 from runtime.errors import EngineError
+from runtime.fitness import oldest
 from runtime.host import Host
 from runtime.tensors import Array, Specs
 
@@ -111,6 +112,16 @@ def settings(ort: Any, options: Options, cores: int) -> Any:
         if options.get("fuse") is False:  # each node as the file says: the judge of other engines
             found.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return found
+
+
+def facts() -> dict[str, str]:
+    """The library's version; raises EngineMissing."""
+    return {"version": str(library("onnxruntime", "onnxruntime").__version__)}
+
+
+def needs(options: Options) -> dict[str, dict[str, str]]:
+    """A fused file has ops of ONNX Runtime's own, which an older one need not have."""
+    return {"version": {"from": oldest(facts()["version"])}} if options else {}
 
 
 def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> OnnxRuntimeSession:

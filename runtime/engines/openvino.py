@@ -9,6 +9,7 @@ import numpy as np
 
 from runtime.engines import Options, check_options, check_specs, filled, library
 from runtime.errors import EngineError, InputError
+from runtime.fitness import oldest
 from runtime.host import Host
 from runtime.tensors import Array, Specs, TensorSpec
 
@@ -93,6 +94,16 @@ class OpenVinoSession:
         """Drop the requests and the compiled model."""
         self._requests.clear()
         self._compiled = None
+
+
+def facts() -> dict[str, str]:
+    """The library's version; raises EngineMissing."""
+    return {"version": str(library("openvino", "openvino").__version__)}
+
+
+def needs(options: Options) -> dict[str, dict[str, str]]:
+    """An IR is read by the version that wrote it and by newer ones."""
+    return {"version": {"from": oldest(facts()["version"])}}
 
 
 def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> OpenVinoSession:

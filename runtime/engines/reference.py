@@ -59,6 +59,16 @@ class ReferenceSession:
         self._evaluator = None
 
 
+def facts() -> dict[str, str]:
+    """The library's version; raises EngineMissing."""
+    return {"version": str(library("onnx", "optimize").__version__)}
+
+
+def needs(options: Options) -> dict[str, dict[str, str]]:
+    """Its files are ONNX files as they are."""
+    return {}
+
+
 def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> ReferenceSession:
     """Load `files["model"]`, an ONNX file."""
     check_options("reference", options, OPTIONS)

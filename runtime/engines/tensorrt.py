@@ -128,6 +128,20 @@ class TensorRtSession:
         self._runtime = None
 
 
+def facts() -> dict[str, str]:
+    """Versions of TensorRT, CUDA and the driver, and what GPU 0 is; raises EngineMissing."""
+    return {"version": str(vendor.find().__version__), **_cuda.facts()}
+
+
+def needs(options: Options) -> dict[str, dict[str, str]]:
+    """A plan is of one version and one kind of GPU, but for what its options open (TensorRT's developer guide)."""
+    found = facts()
+    version = {"from" if options.get("version_compatible") else "is": found["version"]}
+    capability = found.get("compute_capability", "")
+    kind = {"from": "8.0"} if options.get("hardware_compatible") else {"is": capability}
+    return {"version": version, **({"compute_capability": kind} if capability else {})}
+
+
 def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> TensorRtSession:
     """Load `files["model"]`, a plan; with the option `cuda_graph`, repeated shapes are launched as CUDA graphs."""
     check_options("tensorrt", options, OPTIONS)

@@ -15,7 +15,6 @@ from onnx import numpy_helper
 import targets
 from optimize import build
 from optimize.build import Builder, Built, Lost, batch_of
-from optimize.cache import Cache
 from optimize.data import NAMES
 from optimize.models import OnnxModel, read_onnx, write_onnx
 from optimize.plan import Candidate
@@ -27,6 +26,7 @@ from optimize.steps.simplify import Step as Simplify
 from optimize.subject import prepare
 from optimize.verify import judge
 from runtime import contender, host
+from runtime.cache import Cache
 from runtime.contender import Worker
 from runtime.engines import onnxruntime as engine
 from runtime.errors import EngineError, InputError, StepError
@@ -284,7 +284,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from optimize.build import Builder
-from optimize.cache import Cache
+from runtime.cache import Cache
 from optimize.progress import Progress
 from optimize.recipe import load
 from optimize import plan

@@ -15,8 +15,7 @@ import pytest
 
 from optimize import devices, remote
 from optimize.report import json as as_json
-from runtime import bundle as bundles
-from runtime import engines
+from runtime import engines, writer
 from runtime.bundle import EngineEntry, Fallback
 from runtime.errors import InputError, WorkError
 from runtime.tensors import Specs, TensorSpec
@@ -37,7 +36,7 @@ def made(tmp_path_factory, tiny_onnx):
         "quick", "onnxruntime", "onnxruntime", {role: str(file) for role, file in files.items()}, str(tiny_onnx),
         {"threads": 1},
     )  # fmt: skip
-    bundles.write(
+    writer.write(
         folder / "bundle", name="tiny", specs=SPECS, engines=[entry], axes={"batch": {"min": 1, "best": 1, "max": 4}},
         fallback=Fallback({"model": str(tiny_onnx)}, {"onnxruntime": {"threads": 1}}), made_with={},
     )  # fmt: skip

@@ -17,8 +17,7 @@ from optimize.models import read_onnx
 from optimize.profiles import Layer
 from optimize.steps import Context
 from optimize.steps.quantize_static import Step as Quantize
-from runtime import bundle as bundles
-from runtime import engines, host
+from runtime import engines, host, writer
 from runtime.bundle import EngineEntry, Fallback
 from runtime.errors import BundleError, WorkError
 
@@ -105,7 +104,7 @@ def bundle(tmp_path_factory):
         entry = EngineEntry(
             f"{engine}-int8", engine, engine, {role: str(file) for role, file in files.items()}, str(made.path), options
         )
-        return bundles.write(
+        return writer.write(
             folder / "bundle", name="chain", specs=source.specs, engines=[entry], axes={}, made_with={},
             fallback=Fallback({"model": str(source.path)}, {engine: dict(options)}),
         )  # fmt: skip

@@ -9,8 +9,7 @@ from optimize import foreign
 from optimize.bench import Scenarios, bench_all
 from optimize.models import read_onnx
 from optimize.scenarios import Sweep
-from runtime import bundle as bundles
-from runtime import engines
+from runtime import engines, writer
 from runtime.bundle import EngineEntry, Fallback
 from runtime.errors import BundleError, InputError
 
@@ -25,7 +24,7 @@ def bundle(tmp_path, tiny_onnx):
     )
     fallback = Fallback({"model": str(tiny_onnx)}, {"onnxruntime": {"threads": 1}})
     specs = read_onnx(tiny_onnx).specs
-    return bundles.write(
+    return writer.write(
         tmp_path / "bundle", name="tiny", specs=specs, engines=[entry], fallback=fallback, axes={}, made_with={}
     )
 
@@ -50,7 +49,7 @@ def test_an_engine_that_does_not_run_here_is_said(bundle, data, tiny_onnx):
     other = EngineEntry("elsewhere", "openvino", "openvino", {}, str(tiny_onnx))
     plain = Fallback({"model": str(tiny_onnx)}, {"onnxruntime": {}})
     path = bundle.path.with_name("second")
-    bundles.write(path, name="t", specs=bundle.specs, engines=[other], fallback=plain, axes={}, made_with={})
+    writer.write(path, name="t", specs=bundle.specs, engines=[other], fallback=plain, axes={}, made_with={})
     found = foreign.recheck(str(path), data, None, None, None, "all")
     assert found["models"]["elsewhere"]["status"] == "failed"
     assert "could not be built" in found["models"]["elsewhere"]["reason"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optimize.cache import Cache
+from runtime.cache import Cache
 
 pytest.importorskip("accelerate", reason="pip install 'edge-optimize[all]'")
 ROOT = Path(__file__).parents[2]

@@ -5,13 +5,15 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runtime import bundle as bundles
+from runtime import load, writer
 from runtime.bundle import Bundle, EngineEntry, Fallback
-from runtime.errors import BundleError
+from runtime.errors import BundleError, InputError
 from runtime.tensors import Specs, TensorSpec
 
 SPECS = Specs((TensorSpec("image", "float32", ("batch", 3)),), (TensorSpec("scores", "int64", ("batch",)),))
@@ -52,7 +54,7 @@ def write(tmp_path: Path, out: Path, mark: bytes = b"", **changes) -> Bundle:
         "fallback": Fallback({"model": plain["model.onnx"]}, LIBRARIES, {"as": "second"}),
         "report": [Path(file) for file in report.values()],
     }  # fmt: skip
-    return bundles.write(out, **{**given, **changes})
+    return writer.write(out, **{**given, **changes})
 
 
 @pytest.fixture
@@ -165,7 +167,7 @@ def test_a_path_that_leads_out_is_refused(out, where, kind):
         (out / name).write_bytes(b"secret")  # here a name like any other, on another system not
 
     def edit(data):
-        data["files"][name] = bundles.sha256(secret)
+        data["files"][name] = {"sha256": bundles.sha256(secret), "bytes": 6}
         if where == "role":
             data["engines"][0]["files"]["model"] = name
         elif where == "source":
@@ -207,7 +209,7 @@ def test_a_link_to_itself_is_refused(out):
 
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800", "", ".", "fallback", "fallback/model.onnx/x"])
 def test_a_name_that_no_file_can_have_is_refused(out, name):
-    change(out, lambda data: data["files"].update({name: "0" * 64}))
+    change(out, lambda data: data["files"].update({name: {"sha256": "0" * 64, "bytes": 6}}))
     with pytest.raises(BundleError):
         bundles.read(out)
 
@@ -297,7 +299,7 @@ def test_a_manifest_with_anything_put_anywhere_is_read_or_refused(shared, data):
 def test_numbers_that_are_none_are_refused(out, place, value):
     text = (out / "manifest.json").read_text()
     assert bundles.read(out)
-    old = '"schema": 1' if place == "schema" else '"max": 8'
+    old = f'"schema": {bundles.SCHEMA}' if place == "schema" else '"max": 8'
     assert old in text
     (out / "manifest.json").write_text(text.replace(old, old[:-1] + value))
     with pytest.raises(BundleError):
@@ -342,7 +344,7 @@ def test_a_write_that_fails_leaves_all_as_it_was(tmp_path, monkeypatch, old, fau
     before = contents(tmp_path / "out") if old else {}
     changes, error = {}, OSError
     if fault == "disk":
-        monkeypatch.setattr(bundles.shutil, "copyfile", full_disk(2))
+        monkeypatch.setattr(writer.shutil, "copyfile", full_disk(2))
     elif fault == "nan":
         changes, error = {"made_with": {"x": float("nan")}}, ValueError
     elif fault == "object":
@@ -357,7 +359,7 @@ def test_a_write_that_fails_leaves_all_as_it_was(tmp_path, monkeypatch, old, fau
         def interrupted(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(bundles, "read", interrupted)
+        monkeypatch.setattr(writer, "read", interrupted)
     with pytest.raises(error):
         write(tmp_path, out, b"new", **changes)
     monkeypatch.undo()
@@ -434,3 +436,148 @@ def test_writing_changes_nothing_of_what_it_was_given(tmp_path):
     before = copy.deepcopy(entry)
     write(tmp_path, tmp_path / "bundle", engines=(entry,))
     assert entry == before
+
+
+@pytest.mark.parametrize("version", sorted(path.name for path in (Path(__file__).parent / "bundles").iterdir()))
+def test_a_bundle_of_every_version_is_read_and_runs(version, tmp_path):
+    pytest.importorskip("onnxruntime", reason="pip install 'edge-optimize[onnxruntime]'")
+    folder = Path(__file__).parent / "bundles" / version
+    assert json.loads((folder / "manifest.json").read_text())["schema"] == int(version)
+    with load(folder, rebuild=False, check=True) as model:
+        assert model.engine == "onnxruntime-fp32"
+        np.testing.assert_allclose(model(np.array([[1, 2, 3], [0, 0, 0]], np.float32)), [[0, 6], [0.5, 0]])
+
+
+def test_there_is_a_bundle_of_every_version():
+    assert {path.name for path in (Path(__file__).parent / "bundles").iterdir()} == {
+        str(version) for version in range(1, bundles.SCHEMA + 1)
+    }
+
+
+def test_a_size_that_lies_is_seen_before_the_file_is_read(out, monkeypatch):
+    def never(path):
+        raise AssertionError(path)
+
+    change(out, lambda data: data["files"]["fallback/model.onnx"].update(bytes=10**15))
+    monkeypatch.setattr(bundles, "sha256", lambda path: never(path) if path.name == "model.onnx" else real(path))
+    with pytest.raises(BundleError, match=r"fallback/model\.onnx has 5 bytes, and was written with 1000000000000000"):
+        bundles.read(out)
+
+
+real = bundles.sha256
+
+
+@pytest.mark.parametrize(
+    "golden",
+    [
+        5, {"outputs": {}, "tolerance": 1}, {"outputs": {}, "tolerance": 2.0}, {"outputs": {}, "tolerance": -1.0},
+        {"outputs": {"y": "no such file"}, "tolerance": 0.1}, {"tolerance": 0.1},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["engine", "fallback"])
+def test_golden_answers_that_cannot_be_are_refused(out, golden, where):
+    change(out, lambda data: (data["engines"][0] if where == "engine" else data["fallback"]).update(golden=golden))
+    with pytest.raises(BundleError):
+        bundles.read(out)
+
+
+def external(path: Path, place: str, inner: str = "") -> None:
+    """An ONNX file whose weights lie elsewhere, in the graph, in a subgraph or in a function."""
+    onnx = pytest.importorskip("onnx", reason="pip install 'edge-optimize[optimize]'")
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in (("location", place), ("offset", "0"), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+    model = onnx.ModelProto(ir_version=9)
+    graph = model.graph
+    if inner == "attribute":
+        graph.node.add(op_type="Constant").attribute.add(name="value", type=4).t.CopyFrom(tensor)
+    elif inner == "subgraph":
+        graph.node.add(op_type="If").attribute.add(name="then_branch", type=5).g.initializer.append(tensor)
+    elif inner == "function":
+        model.functions.add(name="f").node.add(op_type="Constant").attribute.add(name="value", type=4).t.CopyFrom(
+            tensor
+        )
+    elif inner == "sparse":
+        graph.sparse_initializer.add().values.CopyFrom(tensor)
+    elif inner == "training":
+        model.training_info.add().algorithm.initializer.append(tensor)
+    else:
+        graph.initializer.append(tensor)
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("inner", ["", "attribute", "subgraph", "function", "sparse", "training"])
+@pytest.mark.parametrize("place", ["../secret", "/etc/passwd", "*/_ORT_MEM_ADDR_/*", "other.data", "a\\b"])
+def test_weights_that_an_onnx_file_takes_from_elsewhere_are_refused(tmp_path, place, inner):
+    (tmp_path / "other.data").write_bytes(b"1234")  # beside the file, but it does not come into the bundle
+    external(tmp_path / "hostile.onnx", place, inner)
+    hostile = Fallback({"model": str(tmp_path / "hostile.onnx")}, {"reference": {}})
+    with pytest.raises(BundleError, match="takes weights from"):
+        write(tmp_path, tmp_path / "out" / "bundle", fallback=hostile)
+
+
+def test_what_leads_to_a_tensor_is_what_onnx_has():
+    """`runtime.external` walks every message of onnx.proto in which a tensor can be."""
+    onnx = pytest.importorskip("onnx", reason="pip install 'edge-optimize[optimize]'")
+    from runtime.external import _MODEL
+
+    names = {
+        "model": "ModelProto", "training": "TrainingInfoProto", "graph": "GraphProto", "function": "FunctionProto",
+        "node": "NodeProto", "attribute": "AttributeProto", "sparse": "SparseTensorProto", "tensor": "TensorProto",
+        "entry": "StringStringEntryProto",
+    }  # fmt: skip
+    ours = {proto: short for short, proto in names.items()}
+    for short, proto in names.items():
+        if short == "entry":
+            continue
+        fields = getattr(onnx, proto).DESCRIPTOR.fields
+        wanted = {
+            field.number: ours[field.message_type.name]
+            for field in fields
+            if field.message_type is not None and field.message_type.name in ours
+            and (field.message_type.name != "StringStringEntryProto" or field.name == "external_data")
+        }  # fmt: skip
+        assert _MODEL[short] == wanted, short
+
+
+@pytest.fixture
+def two(out, tmp_path):
+    write(tmp_path / "second", tmp_path / "second" / "bundle", b"second", name="other")
+    writer.join(tmp_path / "both", {"detector": out, "classifier": tmp_path / "second" / "bundle"})
+    return tmp_path / "both"
+
+
+def test_several_models_are_told_apart_by_name(two):
+    assert bundles.read(two, "detector").name == "tiny"
+    assert bundles.read(two, "classifier").name == "other"
+    with pytest.raises(InputError, match=r"several models; name one, model=\.\.\.: classifier, detector"):
+        bundles.read(two)
+    with pytest.raises(InputError, match="did you mean 'detector'"):
+        bundles.read(two, "detecter")
+    with pytest.raises(InputError, match="unknown model of this bundle 'x'"):
+        bundles.read(two / "detector", "x")
+    assert bundles.read(two / "detector", "tiny").name == "tiny"
+
+
+@pytest.mark.parametrize("folder", ["../out/bundle", "/", "nowhere", "link", 5])
+def test_a_model_that_is_not_in_its_bundle_is_refused(two, folder):
+    (two / "link").symlink_to(two / "detector")
+    change(two, lambda data: data["models"]["detector"].update(folder=folder))
+    with pytest.raises(BundleError):
+        bundles.read(two, "detector")
+
+
+def test_a_model_in_a_bundle_of_several_is_the_one_that_was_joined(two):
+    change(two / "detector", lambda data: data.update(name="another"))
+    with pytest.raises(BundleError, match="sha256"):
+        bundles.read(two, "detector")
+    bundles.read(two, "classifier")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "/a", "c:", "manifest.json", "a\nb"])
+def test_a_name_that_is_no_folders_is_no_models(out, tmp_path, name):
+    with pytest.raises(InputError, match="cannot be a model's name"):
+        writer.join(tmp_path / "both", {name: out, "b": out})
+    assert not (tmp_path / "both").exists()
+    with pytest.raises(InputError, match="at least two"):
+        writer.join(tmp_path / "both", {"a": out})

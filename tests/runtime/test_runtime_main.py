@@ -5,13 +5,14 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from runtime import bundle as bundles
-from runtime import engines, load
+from runtime import engines, load, writer
 from runtime.__main__ import main
 from runtime.bundle import EngineEntry, Fallback
 from runtime.tensors import Specs, TensorSpec
@@ -27,7 +28,7 @@ def original(tmp_path_factory, tiny_onnx):
     folder = tmp_path_factory.mktemp("main")
     files = engines.get("onnxruntime").compile(tiny_onnx, folder, {"threads": 1})
     fields = {"source": str(tiny_onnx), "options": {"threads": 1}}
-    bundles.write(
+    writer.write(
         folder / "bundle",
         name="tiny",
         specs=SPECS,
@@ -96,12 +97,18 @@ def test_the_place_that_is_named_is_the_place_written_to(bundle, arrays, tmp_pat
 
 
 def test_check_says_what_runs_here(bundle, tmp_path):
-    done = runtime("check", bundle, cwd=tmp_path)
+    done = runtime("check", bundle, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "as they were written" in done.stdout
-    assert "quick: runs here" in done.stdout
-    assert "fallback on onnxruntime: runs here" in done.stdout
-    assert "elsewhere: it could not be built" in done.stdout
+    said = json.loads(done.stdout)
+    assert "as they were written" in said["files"]
+    found = said["engines"]
+    assert {name: row["runs_here"] for name, row in found.items()} == {
+        "quick": True, "elsewhere": False, "fallback on onnxruntime": True,
+    }  # fmt: skip
+    assert found["quick"]["why"] == "as it was built"
+    assert found["quick"]["found"]["version"]
+    assert "tensorrt" in found["elsewhere"]["why"].lower()
+    assert "runs_here: True" in runtime("check", bundle, cwd=tmp_path).stdout
 
 
 def test_bench_times_what_runs_here(bundle, arrays, tmp_path):
@@ -250,7 +257,7 @@ def test_outputs_may_have_any_name(tmp_path, capsys):
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save_model(model, tmp_path / "model.onnx")
-    bundles.write(
+    writer.write(
         tmp_path / "bundle", name="names", engines=(), axes={}, made_with={},
         specs=Specs((TensorSpec("x", "float32", (2,)),), tuple(TensorSpec(name, "float32", (2,)) for name in names)),
         fallback=Fallback({"model": str(tmp_path / "model.onnx")}, {"onnxruntime": {}}),
@@ -270,3 +277,36 @@ def test_bad_use(arguments, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert "usage: python -m runtime" in capsys.readouterr().err
+
+
+def test_a_bug_report_has_what_is_needed_and_no_weights(bundle, tmp_path):
+    (tmp_path / "app.log").write_text("x" * 2**21 + "the last words")
+    done = runtime("report-bug", bundle, "--out", "bug.zip", "--log", "app.log", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = ["files.json", "host.json", "log.txt", "manifest.json", "tried.json", "versions.json"]
+    assert json.loads(done.stdout)["files"] == names
+    with zipfile.ZipFile(tmp_path / "bug.zip") as archive:
+        found = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert sorted(found) == names
+    assert found["log.txt"].endswith("the last words") and len(found["log.txt"]) == 2**20
+    assert found["manifest.json"] == (bundle / "manifest.json").read_text()
+    assert json.loads(found["tried.json"])["engines"]["quick"]["runs_here"] is True
+    assert json.loads(found["versions.json"])["onnxruntime"]["version"]
+    weights = next(bundle.rglob("*.onnx")).read_bytes()
+    assert all(weights[100:200] not in text.encode() for text in found.values())
+
+
+def test_a_bug_report_of_a_damaged_bundle_says_what_is_wrong(bundle, tmp_path, capsys):
+    (bundle / "manifest.json").write_text("{")
+    assert main(["report-bug", str(bundle), "--out", str(tmp_path / "bug.zip"), "--json"]) == 0
+    with zipfile.ZipFile(tmp_path / "bug.zip") as archive:
+        assert "is damaged" in json.loads(archive.read("tried.json"))["error"]
+    capsys.readouterr()
+    assert "cannot be written" in refused(capsys, 2, "report-bug", bundle, "--out", tmp_path / "no" / "bug.zip")
+    assert "cannot be read" in refused(capsys, 2, "report-bug", bundle, "--log", tmp_path / "no.log")
+
+
+def test_one_of_several_models_is_named(bundle, arrays, tmp_path, capsys):
+    writer.join(tmp_path / "both", {"a": bundle, "b": bundle})
+    assert "several models" in refused(capsys, 2, "check", tmp_path / "both")
+    assert main(["check", str(tmp_path / "both"), "--model", "b"]) == 0

@@ -1,7 +1,9 @@
 import json
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime import BundleError, EngineError, Error, InputError, Model, NoEngineError, engines, host, load
-from runtime import bundle as bundles
+import runtime
+from runtime import BundleError, EngineError, Error, InputError, Model, NoEngineError, engines, host, writer
 from runtime.bundle import Bundle, EngineEntry, Fallback
-from runtime.model import Decision
+from runtime.loading import Decision
+from runtime.model import Live
 from runtime.tensors import Specs, TensorSpec
+
+load = partial(runtime.load, rebuild=False)  # what is compiled anew has tests of its own
 
 SPECS = Specs((TensorSpec("image", "float32", ("batch", 3, 8, 8)),), (TensorSpec("output", "float32", ("batch", 5)),))
 AXES = {"batch": {"min": 1, "best": 1, "max": 4}}
@@ -53,7 +58,7 @@ def make(tmp_path, tiny_onnx, built):
         if "fallback" in damaged:
             model = tmp_path / "damaged.onnx"
             model.write_bytes(b"nor is this")
-        bundles.write(
+        writer.write(
             tmp_path / "bundle", name="tiny", specs=SPECS, engines=entries, axes=AXES, made_with={},
             fallback=Fallback({"model": str(model)}, {name: fallback_options or {} for name in fallback}),
         )  # fmt: skip
@@ -79,13 +84,14 @@ class Fake:
         self.closed += 1
 
 
-def fake_model(session) -> Model:
+def fake_model(session, again=None, **settings) -> Model:
     specs = Specs(
         (TensorSpec("image", "float32", ("n",)),),
         tuple(TensorSpec(name, "float32", ("n",)) for name in session.outputs),
     )
     bundle = Bundle(Path("nowhere"), "fake", specs, (), Fallback({"model": "m"}, {}), {}, {}, {})
-    return Model(bundle, session, (Decision("a", False, "no"), Decision("b", True, "yes")))
+    decisions = (Decision("a", False, "no"), Decision("b", True, "yes"))
+    return Model(Live(bundle, session, decisions), again or (lambda path: None), **{"streams": 2, **settings})
 
 
 def test_the_first_engine_is_taken(make, tiny_data):
@@ -206,7 +212,7 @@ def test_an_engine_that_is_not_the_manifests_model_is_passed_over(make, tmp_path
 def test_a_damaged_bundle_is_refused(make):
     path = make()
     file = next(path.glob("openvino/*.bin"))
-    file.write_bytes(b"\0" + file.read_bytes()[1:] + b"\0")
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
     with pytest.raises(BundleError, match="sha256"):
         load(path)
 
@@ -410,3 +416,236 @@ def test_an_answer_is_the_callers_own(make, tiny_data, library):
         first[...] = 0
         np.testing.assert_array_equal(model(tiny_data[0][:1]), kept)
     np.testing.assert_array_equal(first, 0)
+
+
+class Counting(Fake):
+    """Gives each row's first number, and notes the rows of every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def run(self, feeds, out=None):
+        x = feeds["image"]
+        self.rows.append(len(x))
+        if (x < 0).any():
+            raise EngineError("negative")
+        return {"output": x[:, 0] * 2}
+
+
+def rows_model(session, **settings) -> Model:
+    specs = Specs((TensorSpec("image", "float32", ("n", "w")),), (TensorSpec("output", "float32", ("n",)),))
+    bundle = Bundle(Path("nowhere"), "fake", specs, (), Fallback({"model": "m"}, {}), {}, {}, {})
+    live = Live(bundle, session, (Decision("b", True, "yes"),))
+    return Model(live, lambda path: None, **{"streams": 2, **settings})
+
+
+def row(*numbers) -> np.ndarray:
+    return np.array([numbers], np.float32)
+
+
+def test_answers_come_in_the_order_of_the_calls_and_calls_are_read_as_needed():
+    read = []
+
+    def calls():
+        for i in range(50):
+            read.append(i)
+            yield row(i, 0)
+
+    class Uneven(Counting):
+        def run(self, feeds, out=None):
+            time.sleep(0.002 if feeds["image"][0, 0] % 3 else 0)
+            return super().run(feeds, out)
+
+    model = rows_model(Uneven())
+    answers = model.map(calls())
+    assert float(next(answers)[0]) == 0
+    assert len(read) < 10
+    assert [float(one[0]) for one in answers] == [2 * i for i in range(1, 50)]
+    model.close()
+
+
+@pytest.mark.parametrize("form", ["array", "tuple", "dict"])
+def test_a_map_joins_calls_of_equal_shapes(form):
+    session = Counting()
+    model = rows_model(session, streams=1)
+    given = [row(i, 0) if i < 5 else row(i, 0, 0) for i in range(8)]
+    forms = {"array": lambda x: x, "tuple": lambda x: (x,), "dict": lambda x: {"image": x}}
+    answers = list(model.map(map(forms[form], given), batch=3))
+    assert [one.tolist() for one in answers] == [[2.0 * i] for i in range(8)]
+    assert session.rows == [3, 2, 3]
+    for wrong in (0, 1.5, "2"):
+        with pytest.raises(InputError, match="batch="):
+            list(model.map(given, batch=wrong))
+    with pytest.raises(InputError, match="is a list"):
+        list(model.map([row(1, 1), [1.0]], batch=2))
+    model.close()
+
+
+def test_calls_of_a_model_with_a_fixed_batch_are_not_joined():
+    specs = Specs((TensorSpec("image", "float32", (1, 2)),), (TensorSpec("output", "float32", (1,)),))
+    live = Live(
+        Bundle(Path(), "fixed", specs, (), Fallback({"model": "m"}, {}), {}, {}, {}),
+        Counting(),
+        (Decision("b", True, ""),),
+    )
+    model = Model(live, lambda path: None, streams=1)
+    assert [one.tolist() for one in model.map([row(1, 0)])] == [[2.0]]
+    with pytest.raises(InputError, match="cannot be joined"):
+        list(model.map([row(1, 0)], batch=2))
+    model.close()
+
+
+def test_calls_that_come_together_run_as_one():
+    session = Counting()
+    model = rows_model(session, streams=1, max_batch=4, max_delay_ms=200.0)
+    futures = [model.submit(row(i, 0)) for i in range(4)]
+    assert [future.result(60).tolist() for future in futures] == [[0.0], [2.0], [4.0], [6.0]]
+    assert session.rows == [4]
+    two = [model.submit(np.concatenate([row(i, 0), row(i + 10, 0)])) for i in range(2)]
+    assert [future.result(60).tolist() for future in two] == [[0.0, 20.0], [2.0, 22.0]]
+    alone = model.submit(row(7, 0))
+    began = time.monotonic()
+    assert alone.result(60).tolist() == [14.0]
+    assert time.monotonic() - began >= 0.1  # it waited for others
+    with pytest.raises(InputError):
+        model.submit(row(1).astype(np.float64))
+    bad = [model.submit(row(-1, 0)), model.submit(row(1, 0))]
+    for future in bad:
+        with pytest.raises(EngineError, match="negative"):
+            future.result(60)
+    model.close()
+
+
+def test_closing_answers_what_waits_for_its_batch():
+    model = rows_model(Counting(), max_batch=100, max_delay_ms=10_000.0)
+    futures = [model.submit(row(i, 0)) for i in range(3)]
+    model.close()
+    assert [future.result(1).tolist() for future in futures] == [[0.0], [2.0], [4.0]]
+
+
+def test_shapes_that_do_not_fit_together_are_batches_of_their_own():
+    session = Counting()
+    model = rows_model(session, streams=1, max_batch=8, max_delay_ms=100.0)
+    futures = [model.submit(row(*range(1, 2 + i % 2))) for i in range(4)]
+    assert [future.result(60).tolist() for future in futures] == [[2.0]] * 4
+    assert sorted(session.rows) == [1, 1, 1, 1]
+    model.close()
+
+
+@pytest.mark.parametrize("library", BOTH)
+def test_batches_answer_as_calls_one_by_one_do(make, tiny_data, library):
+    x = [tiny_data[0][i : i + 1] for i in range(24)]
+    with load(make(names=[library])) as model:
+        wanted = [model(one) for one in x]
+        for batch in (1, 4, 7):
+            for got, want in zip(model.map(x, batch=batch), wanted, strict=True):
+                np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    with load(make(names=[library]), max_batch=4, max_delay_ms=1.0) as model:
+        for future, want in zip([model.submit(one) for one in x], wanted, strict=True):
+            np.testing.assert_allclose(future.result(60), want, rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_are_written_where_the_caller_wants_them(make, tiny_data):
+    x = tiny_data[0][:2]
+    for library in BOTH:
+        with load(make(names=[library])) as model:
+            wanted, place = model(x), np.zeros((2, 5), np.float32)
+            model(x, out=place)
+            np.testing.assert_array_equal(place, wanted)
+            other = np.zeros((2, 5), np.float32)
+            model.run({"image": x}, out={"output": other})
+            np.testing.assert_array_equal(other, wanted)
+            for wrong in ({"no": place}, {"output": place.astype(np.float64)}, {"output": [1]}, {"output": place[:1]}):
+                with pytest.raises(InputError, match="out="):
+                    model.run({"image": x}, out=wrong)
+
+
+def test_nan_is_looked_for_where_it_is_asked_for(make, tiny_data):
+    x = tiny_data[0][:1].copy()
+    x[0, 0, 0, 0] = np.nan
+    path = make()
+    with load(path) as model:
+        model(x)
+    with load(path, check_nan=True) as model:
+        model(tiny_data[0][:1])
+        for _ in range(2):
+            with pytest.raises(InputError, match="input 'image' has NaN"):
+                model(x)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"threads": 0}, {"streams": 1.5}, {"warm_up": -1}, {"max_batch": True}, {"max_delay_ms": float("nan")}]
+)
+def test_an_argument_that_cannot_be_is_refused_before_any_work(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        load("nowhere", **wrong)
+
+
+def test_reload_takes_over_while_calls_finish_on_the_old_one():
+    running, released = threading.Event(), threading.Event()
+
+    class Slow(Fake):
+        def run(self, feeds, out=None):
+            running.set()
+            assert released.wait(60)
+            assert not self.closed
+            return super().run(feeds, out)
+
+    class New(Fake):
+        def run(self, feeds, out=None):
+            return {"output": feeds["image"] + 100}
+
+    old, new = Slow(), New()
+    fresh = fake_model(new)._live
+    model = fake_model(old, again=lambda path: fresh)
+    x = np.zeros(1, np.float32)
+    with ThreadPoolExecutor(2) as pool:
+        under_way = pool.submit(model, x)
+        assert running.wait(60)
+        reloading = pool.submit(model.reload, "elsewhere")
+        while model._live is not fresh:
+            time.sleep(0.001)
+        assert model(x) == 100  # at once, on the new one
+        assert not old.closed
+        released.set()
+        assert under_way.result(60) == 1
+        reloading.result(60)
+    assert old.closed == 1
+    model.close()
+    assert new.closed == 1
+    with pytest.raises(InputError, match="closed"):
+        model.reload("elsewhere")
+    assert new.closed == 2  # what was loaded for nothing is closed
+
+
+def test_reload_of_another_kind_of_model_keeps_the_old_one():
+    other = fake_model(Fake(outputs=("x",)))._live
+    model = fake_model(Fake(), again=lambda path: other)
+    with pytest.raises(InputError, match="reload takes a model with the inputs and outputs of this one"):
+        model.reload("elsewhere")
+    assert other.session.closed == 1
+    assert model(np.zeros(1, np.float32)) == 1
+    model.close()
+
+
+def test_reload_under_fire(make, tiny_data, tmp_path):
+    """Calls from threads while the model is exchanged again and again: every answer is one of the two, none is lost."""
+    path = make(names=["onnxruntime"])
+    x = tiny_data[0][:1]
+    with load(path) as model:
+        wanted, ended = model(x), threading.Event()
+
+        def caller():
+            count = 0
+            while not ended.is_set():
+                np.testing.assert_array_equal(model(x), wanted)
+                count += 1
+            return count
+
+        with ThreadPoolExecutor(4) as pool:
+            counts = [pool.submit(caller) for _ in range(4)]
+            for _ in range(10):
+                model.reload(path)
+            ended.set()
+            assert all(count.result(60) > 0 for count in counts)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from optimize.cache import Cache, address, default_folder
+from runtime.cache import Cache, address, default_folder
 from runtime.errors import StepError
 
 
@@ -76,8 +76,8 @@ MAKER = """
     import sys, time
     from pathlib import Path
     sys.path.insert(0, {tests!r})
-    from test_optimize_cache import keep
-    from optimize.cache import Cache
+    from test_runtime_cache import keep
+    from runtime.cache import Cache
     cache = Cache(Path({folder!r}))
     with cache.making("a") as room:
         if cache.get("a") is None:
