@@ -2,7 +2,6 @@
 
 import os
 import platform
-import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +38,7 @@ class Host:
         return asdict(self)
 
 
-def facts() -> Host:
+def facts(gpus: bool = True) -> Host:
     """Read the facts of this machine; none of them costs more than reading a file, but for the GPUs."""
     model, flags = _processor()
     return Host(
@@ -49,7 +48,7 @@ def facts() -> Host:
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in flags),
         cores=cores(),
         memory_bytes=_memory(),
-        gpus=_gpus(),
+        gpus=_gpus() if gpus else (),
         governor=_read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         python=platform.python_version(),
     )
@@ -107,6 +106,8 @@ def _memory() -> int:
 
 def _gpus() -> tuple[str, ...]:
     """NVIDIA GPUs with driver and memory, as the driver's own tool names them; none where it is not installed."""
+    import subprocess  # with what it loads it costs as much as all of this file
+
     try:
         done = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],

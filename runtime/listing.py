@@ -1,6 +1,5 @@
 """Look-up by listing a folder: the file's name is the key, so a new variant is one new file."""
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable
@@ -29,6 +28,8 @@ def get(package: str, name: str, kind: str) -> ModuleType:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """One sentence for a name that is not known: the nearest that is, and the whole list."""
+    import difflib
+
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."

@@ -115,7 +115,7 @@ def load(
 
 def opened(bundle: Bundle, engine: str | None, wishes: Wishes) -> Live:
     """The first engine of a bundle that runs here, opened; raises and warns as `load` does."""
-    host = facts()
+    host = facts(gpus=False)  # an engine for GPUs looks for itself, and faster
     entries = [entry for entry in considered(bundle) if engine in (None, entry.name)]
     if not entries:
         raise InputError(unknown("engine of this bundle", str(engine), (entry.name for entry in considered(bundle))))

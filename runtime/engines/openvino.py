@@ -16,7 +16,9 @@ from runtime.tensors import Array, Specs, TensorSpec
 DISTRIBUTION = "openvino"
 # what multiplies by weights of 4 bits rounds its other factor in the call, as it does with those of 8
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 0.3, "int8": 0.3, "int4": 0.3}
-OPTIONS: dict[str, type] = {"threads": int, "precision": str, "hint": str}
+OPTIONS: dict[str, type] = {
+    "threads": int, "precision": str, "hint": str, "streams": int, "device": str, "cache": bool,
+}  # fmt: skip
 PRECISIONS = ("f32", "bf16", "f16")
 HINTS = ("latency", "throughput")
 
@@ -35,11 +37,13 @@ class OpenVinoSession:
                 model = core.read_model(str(files["model"]), str(files["weights"]))
             else:
                 model = core.read_model(str(files["model"]))
-            self._compiled: Any = core.compile_model(model, "CPU", properties(options, cores))
+            device = _device(core, options)
+            self._compiled: Any = core.compile_model(model, device, properties(options, cores))
             self._requests: deque[Any] = deque([self._compiled.create_infer_request()])
         except RuntimeError as error:  # its only exception
             raise EngineError(f"OpenVINO cannot load {files['model'].name}: {_reason(error)}") from error
-        self.threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+        # of the CPU: the call waits while a GPU or an NPU works
+        self.threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS")) if device == "CPU" else 1
         inputs = {_name(port, specs.inputs): _dtype(port) for port in self._compiled.inputs}
         outputs = {_name(port, specs.outputs): _dtype(port) for port in self._compiled.outputs}
         check_specs("OpenVINO", specs, inputs, outputs)
@@ -48,22 +52,25 @@ class OpenVinoSession:
 
     def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Outputs by name; see `runtime.engines.Session`."""
-        try:
-            request = self._requests.pop()
-        except IndexError:
-            if self._compiled is None:
-                raise EngineError("this OpenVINO session is closed.") from None
-            request = self._compiled.create_infer_request()
+        request = self._taken()
         try:
             indexed = {self._index[name]: value for name, value in feeds.items()}
             found = request.infer(indexed, share_inputs=True, share_outputs=True)
             # the request's own memory is written anew by its next call, so the caller gets a copy
-            results = {name: found[index].copy() for index, name in enumerate(self._outputs)}
+            results = {name: value.copy() for name, value in zip(self._outputs, found.values(), strict=True)}
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
         finally:
             self._requests.append(request)
         return filled(out, results)
+
+    def _taken(self) -> Any:
+        try:
+            return self._requests.pop()
+        except IndexError:
+            if self._compiled is None:
+                raise EngineError("this OpenVINO session is closed.") from None
+            return self._compiled.create_infer_request()
 
     def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
         """A request whose tensors are set already; see `runtime.engines.Session`."""
@@ -136,11 +143,28 @@ def properties(options: Options, cores: int) -> dict[str, Any]:
     if not options:
         return {}
     # the hint is set always: OpenVINO would take bf16 by itself where the processor has it
-    return {
+    found: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": options.get("precision") or "f32",
         "PERFORMANCE_HINT": (options.get("hint") or "latency").upper(),
-        "INFERENCE_NUM_THREADS": options.get("threads") or cores,
     }
+    if (options.get("device") or "CPU") == "CPU":
+        found["INFERENCE_NUM_THREADS"] = options.get("threads") or cores
+    if options.get("streams"):
+        found["NUM_STREAMS"] = options["streams"]
+    if options.get("cache"):
+        from runtime.cache import default_folder
+
+        found["CACHE_DIR"] = str(default_folder() / "openvino")
+    return found
+
+
+def _device(core: Any, options: Options) -> str:
+    """CPU, or the device asked for; raises EngineError where OpenVINO does not find it here."""
+    asked = options.get("device") or "CPU"
+    found = list(core.available_devices)
+    if asked not in found and not any(name.partition(".")[0] == asked for name in found):
+        raise EngineError(f"OpenVINO finds no device {asked} here; it finds {', '.join(found)}.")
+    return str(asked)
 
 
 def _name(port: Any, specs: Sequence[TensorSpec]) -> str:

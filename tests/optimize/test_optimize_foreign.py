@@ -46,13 +46,15 @@ def test_a_bundle_is_rechecked_against_its_plain_model(bundle, data):
 
 
 def test_an_engine_that_does_not_run_here_is_said(bundle, data, tiny_onnx):
-    other = EngineEntry("elsewhere", "openvino", "openvino", {}, str(tiny_onnx))
+    other = EngineEntry(
+        "elsewhere", "openvino", "openvino", {}, str(tiny_onnx), needs={"instruction_sets_any": ["no_such_set"]}
+    )
     plain = Fallback({"model": str(tiny_onnx)}, {"onnxruntime": {}})
     path = bundle.path.with_name("second")
     writer.write(path, name="t", specs=bundle.specs, engines=[other], fallback=plain, axes={}, made_with={})
     found = foreign.recheck(str(path), data, None, None, None, "all")
     assert found["models"]["elsewhere"]["status"] == "failed"
-    assert "could not be built" in found["models"]["elsewhere"]["reason"]
+    assert "it needs one of no_such_set" in found["models"]["elsewhere"]["reason"]
 
 
 def test_what_is_no_bundle_or_no_data_is_refused(bundle, data, tmp_path):

@@ -214,7 +214,7 @@ def test_another_machine_has_it_compiled_once_more(bundle, cache, monkeypatch):
     older(bundle)
     load(bundle).close()
     other = replace(host.facts(), cpu="another")
-    monkeypatch.setattr(loading, "facts", lambda: other)
+    monkeypatch.setattr(loading, "facts", lambda **_: other)
     load(bundle).close()
     assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 2
 
@@ -229,7 +229,7 @@ def test_without_rebuild_the_next_one_is_taken(bundle, cache):
 
 def test_no_vnni_is_not_mended_by_compiling(bundle, cache, monkeypatch):
     change(bundle, lambda data: data["engines"][0]["needs"].update(instruction_sets_any=["avx512_vnni"]))
-    monkeypatch.setattr(loading, "facts", lambda: HOST)
+    monkeypatch.setattr(loading, "facts", lambda **_: HOST)
     with pytest.warns(RuntimeWarning, match="this processor has none"), load(bundle) as model:
         assert model.engine == "fallback on onnxruntime"
     assert not cache.exists()
