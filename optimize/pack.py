@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import targets
+from optimize import handout
 from optimize.build import Built
 from optimize.plan import Candidate
 from optimize.report import Report
@@ -60,6 +61,9 @@ def write_bundle(
             axes=subject.axes,
             made_with=report.made_with,
             report=files,
+            pages=lambda entries, fallback: handout.pages(
+                path.resolve().parent.name, built[plain].model.specs, subject.axes, entries, fallback, report.made_with
+            ),
         )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ def write(
     made_with: Mapping[str, Any],
     report: Sequence[Path] = (),
     golden: Mapping[str, str] | None = None,
+    pages: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], Mapping[str, str]] = lambda *_: {},
 ) -> Bundle:
     """Write a bundle. The entries' paths are those of this machine; the files are copied.
 
-    It is written beside `path` under a temporary name, read back, and renamed: half a bundle cannot be seen.
+    It is written beside `path` under a temporary name, read back, and renamed: half a bundle cannot be seen. `pages`
+    is told the engines and the fallback as the manifest has them, and gives further files: name to text.
 
     Raises:
         BundleError: what was written does not read back.
@@ -70,17 +72,20 @@ def write(
         entries = [entry_json(entry) for entry in engines]
         for file in report:
             store(str(file), f"report/{file.name}")
+        fallback_json = {
+            **vars(fallback),
+            "files": fallback_files,
+            "golden": golden_json(fallback.golden, "fallback"),
+        }
+        for page, text in pages(entries, fallback_json).items():
+            (folder / page).write_text(text, encoding="utf-8")
         manifest = {
             "schema": SCHEMA,
             "name": name,
             **specs.to_json(),
             "axes": axes,
             "engines": entries,
-            "fallback": {
-                **vars(fallback),
-                "files": fallback_files,
-                "golden": golden_json(fallback.golden, "fallback"),
-            },
+            "fallback": fallback_json,
             "golden": {key: store(file, f"golden/{Path(file).name}") for key, file in (golden or {}).items()},
             "made_with": made_with,
             "files": {
