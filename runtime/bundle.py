@@ -252,9 +252,12 @@ def _entry(data: Mapping[str, Any]) -> EngineEntry:
     needs = _typed(data, "needs", dict)
     if any(type(name) is not str for name in needs.get("instruction_sets_any", ())):
         raise TypeError("'instruction_sets_any' is not a list of names")
-    for key in ("version", "gpu"):
+    for key in ("version", "compute_capability", "cuda", "driver"):
         if key in needs:
             _strings(needs, key)
+    if "layout" in needs:
+        layout = _typed(needs, "layout", dict)
+        any(_typed(layout, name, bool) for name in layout)
     return EngineEntry(
         **{key: _typed(data, key, str) for key in ("name", "target", "engine", "source", "precision")},
         files=files,

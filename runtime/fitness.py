@@ -23,8 +23,8 @@ def misfit(entry: EngineEntry, host: Host, found: Mapping[str, str]) -> Misfit |
     """The first need that is not met; None where all are.
 
     Args:
-        entry: its `needs` have `instruction_sets_any`, of which one must be there, and of `FACTS` a table each: `is`,
-            the very version, or `from`, the oldest.
+        entry: its `needs` have `instruction_sets_any`, of which one must be there; `layout`, instruction set to
+            whether it must be there; and of `FACTS` a table each: `is`, the very version, or `from`, the oldest.
         host: the processor.
         found: `engines.<engine>.facts()`.
     """
@@ -34,6 +34,11 @@ def misfit(entry: EngineEntry, host: Host, found: Mapping[str, str]) -> Misfit |
         return Misfit(f"it needs one of {', '.join(wanted)}, and this processor has none", curable=False)
     if not entry.files:
         return Misfit("it could not be built on the build host, and travels as its source only", curable=True)
+    for name, there in entry.needs.get("layout", {}).items():
+        if there != (name in host.instruction_sets):
+            has = "has it" if not there else "has it not"
+            said = f"it was compiled for a processor {'with' if there else 'without'} {name}, and this one {has}"
+            return Misfit(said, curable=True)
     for fact in FACTS:
         limits: Mapping[str, Any] = entry.needs.get(fact, {})
         here = found.get(fact, "")

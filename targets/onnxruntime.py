@@ -19,7 +19,7 @@ TARGET = Target(
     engine="onnxruntime",
     why_not=lambda: missing("onnxruntime", "onnxruntime"),
     scheme=_scheme,
-    options={"threads": int, "spinning": bool},
+    options={"threads": int, "spinning": bool, "graph": str, "providers": list, "allow_fallback": bool},
     plain={"spinning": True},
     vendor={},
 )

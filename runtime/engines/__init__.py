@@ -62,7 +62,7 @@ class Engine(Protocol):
     def facts(self) -> dict[str, str]:
         """What the library is here: `version`, and for GPUs more of `fitness.FACTS`; raises EngineMissing."""
 
-    def needs(self, options: Options) -> dict[str, dict[str, str]]:
+    def needs(self, options: Options) -> dict[str, dict[str, Any]]:
         """What a file that is compiled here needs where it is loaded, as `fitness.misfit` reads it."""
 
     def open(self, files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> Session:

@@ -3,19 +3,26 @@
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runtime.engines import Options, check_options, check_specs, filled, library, onnx_files
-from runtime.errors import EngineError
+from runtime.errors import EngineError, InputError
 from runtime.fitness import oldest
 from runtime.host import Host
+from runtime.host import facts as host_facts
 from runtime.tensors import Array, Specs
 
 DISTRIBUTION = "onnxruntime"
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "int8": 0.3}
-OPTIONS: dict[str, type] = {"threads": int, "spinning": bool, "fuse": bool}
+OPTIONS: dict[str, type] = {
+    "threads": int, "spinning": bool, "fuse": bool, "graph": str, "providers": list, "allow_fallback": bool,
+}  # fmt: skip
+GRAPHS = ("portable", "host")  # how far a file is optimized ahead of time; for this processor no other can run it
+CPU = "CPUExecutionProvider"
+# by which MLAS lays out the blocks of channels in a graph that was optimized for a processor
+_LAYOUT = ("avx512f", "avx2", "asimd")
 
 IN_INT8 = 4  # the accuracy level of MatMulNBits at which it rounds activations too
 
@@ -36,16 +43,22 @@ class OnnxRuntimeSession:
     """An `InferenceSession`; its `run` may be called from several threads."""
 
     def __init__(self, path: Path, specs: Specs, options: Options, cores: int) -> None:
-        check_options("onnxruntime", options, OPTIONS)
         ort = library("onnxruntime", "onnxruntime")
         self.threads = options.get("threads") or cores
         self._path = path
+        asked = options.get("providers") or [CPU]
+        if unknown := [name for name in asked if name not in ort.get_available_providers()]:
+            there = ", ".join(ort.get_available_providers())
+            raise EngineError(f"ONNX Runtime has no execution provider {unknown[0]} here; it has {there}.")
+        chosen = settings(ort, options, cores)
+        if asked != [CPU]:
+            chosen.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            self._session: Any = ort.InferenceSession(
-                str(path), settings(ort, options, cores), providers=["CPUExecutionProvider"]
-            )
+            self._session: Any = ort.InferenceSession(str(path), chosen, providers=asked)
         except Exception as error:  # its own exceptions share no base but Exception
             raise EngineError(f"ONNX Runtime cannot load {path.name}: {_first_line(error)}") from error
+        if asked != [CPU] and not options.get("allow_fallback"):
+            _check_providers(asked, self._session)
         inputs = {port.name: _DTYPES.get(port.type) for port in self._session.get_inputs()}
         outputs = {port.name: _DTYPES.get(port.type) for port in self._session.get_outputs()}
         check_specs("ONNX Runtime", specs, inputs, outputs)
@@ -114,39 +127,71 @@ def settings(ort: Any, options: Options, cores: int) -> Any:
     return found
 
 
+def _check_providers(asked: Sequence[str], session: Any) -> None:
+    """Raise EngineError where a provider that was asked for runs no node: ONNX Runtime takes another in silence."""
+    counts = Counter[str]()
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] += len(part.get_nodes())
+    if idle := [name for name in asked if not counts[name] and name != CPU]:
+        said = ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "none at all"
+        raise EngineError(
+            f"the execution provider {idle[0]} was asked for and runs no node (nodes by provider: {said}); "
+            "allow_fallback = true takes it so."
+        )
+
+
 def facts() -> dict[str, str]:
     """The library's version; raises EngineMissing."""
     return {"version": str(library("onnxruntime", "onnxruntime").__version__)}
 
 
-def needs(options: Options) -> dict[str, dict[str, str]]:
-    """A fused file has ops of ONNX Runtime's own, which an older one need not have."""
-    return {"version": {"from": oldest(facts()["version"])}} if options else {}
+def needs(options: Options) -> dict[str, dict[str, Any]]:
+    """A fused file has ops of ONNX Runtime's own, which an older one need not have, and may be laid out for a CPU."""
+    if not options:
+        return {}
+    found: dict[str, dict[str, Any]] = {"version": {"from": oldest(facts()["version"])}}
+    if options.get("graph") == "host":
+        here = host_facts(gpus=False).instruction_sets
+        found["layout"] = {name: name in here for name in _LAYOUT}
+    return found
 
 
 def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> OnnxRuntimeSession:
     """Load `files["model"]`; without options exactly as ONNX Runtime does by itself."""
+    _check(options)
     return OnnxRuntimeSession(files["model"], specs, options, host.cores)
 
 
 def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
-    """Fuse the graph ahead of time (level 'extended': the last that is not tied to one processor).
+    """Fuse the graph ahead of time: as far as it stays portable, or, with `graph = "host"`, for this processor.
 
     With no options the file is left as it is: that is what ONNX Runtime's users run by default.
     """
-    check_options("onnxruntime", options, OPTIONS)
+    _check(options)
     if options:
-        _fuse(onnx, out / "model.onnx")
+        _fuse(onnx, out / "model.onnx", tied=options.get("graph") == "host")
         return onnx_files(out / "model.onnx")
     return {role: Path(shutil.copyfile(part, out / part.name)) for role, part in onnx_files(onnx).items()}
 
 
-def _fuse(onnx: Path, out: Path) -> None:
-    """Write the graph as ONNX Runtime fuses it, weights of a large model beside it."""
+def _check(options: Options) -> None:
+    check_options("onnxruntime", options, OPTIONS)
+    if options.get("graph") not in (None, *GRAPHS):
+        raise InputError(f"option 'graph' of onnxruntime is {options['graph']!r}; it takes {', '.join(GRAPHS)}.")
+    if not all(type(name) is str for name in options.get("providers") or ()):
+        raise InputError("option 'providers' of onnxruntime takes names of execution providers.")
+
+
+def _fuse(onnx: Path, out: Path, tied: bool = False) -> None:
+    """Write the graph as ONNX Runtime fuses it, weights of a large model beside it.
+
+    Level 'extended' is the last that is not `tied` to one processor.
+    """
     ort = library("onnxruntime", "onnxruntime")
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    levels = ort.GraphOptimizationLevel
+    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if tied else levels.ORT_ENABLE_EXTENDED
     settings.optimized_model_filepath = str(out)
     if (onnx.parent / f"{onnx.name}.data").exists():
         settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", out.name + ".data")

@@ -108,7 +108,7 @@ def facts() -> dict[str, str]:
     return {"version": str(library("openvino", "openvino").__version__)}
 
 
-def needs(options: Options) -> dict[str, dict[str, str]]:
+def needs(options: Options) -> dict[str, dict[str, Any]]:
     """An IR is read by the version that wrote it and by newer ones."""
     return {"version": {"from": oldest(facts()["version"])}}
 

@@ -64,7 +64,7 @@ def facts() -> dict[str, str]:
     return {"version": str(library("onnx", "optimize").__version__)}
 
 
-def needs(options: Options) -> dict[str, dict[str, str]]:
+def needs(options: Options) -> dict[str, dict[str, Any]]:
     """Its files are ONNX files as they are."""
     return {}
 

@@ -133,7 +133,7 @@ def facts() -> dict[str, str]:
     return {"version": str(vendor.find().__version__), **_cuda.facts()}
 
 
-def needs(options: Options) -> dict[str, dict[str, str]]:
+def needs(options: Options) -> dict[str, dict[str, Any]]:
     """A plan is of one version and one kind of GPU, but for what its options open (TensorRT's developer guide)."""
     found = facts()
     version = {"from" if options.get("version_compatible") else "is": found["version"]}

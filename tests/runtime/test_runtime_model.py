@@ -649,3 +649,21 @@ def test_reload_under_fire(make, tiny_data, tmp_path):
                 model.reload(path)
             ended.set()
             assert all(count.result(60) > 0 for count in counts)
+
+
+@pytest.mark.parametrize("library", BOTH)
+def test_a_hundred_thousand_calls_from_sixteen_threads(make, tiny_data, library):
+    threads, calls = 16, 100_000
+    x = tiny_data[0]
+    with load(make(names=[library])) as model:
+        feeds = [x[i : i + 1] for i in range(threads)]
+        wanted = [model(feed).tobytes() for feed in feeds]
+        assert len(set(wanted)) == threads  # so that a mix-up would show
+
+        def work(i):
+            return sum(
+                model(feeds[(i + n) % threads]).tobytes() == wanted[(i + n) % threads] for n in range(calls // threads)
+            )
+
+        with ThreadPoolExecutor(threads) as pool:
+            assert sum(pool.map(work, range(threads))) == calls
