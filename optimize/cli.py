@@ -34,6 +34,9 @@ Strict = Annotated[bool, typer.Option("--strict", help="'cannot tell' counts as 
 
 def app() -> int:
     """Run the command line; returns the exit code."""
+    from optimize import cli_bundles  # registers the commands in it
+
+    assert cli_bundles
     try:
         cli()
     except SystemExit as end:
@@ -41,7 +44,7 @@ def app() -> int:
     return 0
 
 
-def _command(function: Callable[P, int]) -> Callable[P, None]:
+def command(function: Callable[P, int]) -> Callable[P, None]:
     """Register a command; its errors become one message and an exit code."""
 
     @functools.wraps(function)
@@ -69,7 +72,7 @@ def _command(function: Callable[P, int]) -> Callable[P, None]:
     return cli.command(function.__name__.rstrip("_"))(guarded)
 
 
-@_command
+@command
 def demo(
     out: Out = Path("optimize-demo"),
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
@@ -81,7 +84,7 @@ def demo(
     return _show(demo(out, seed), out, json)
 
 
-@_command
+@command
 def run(
     model: Annotated[str, typer.Argument(help="RECIPE.toml, model.onnx, or file.py:callable.", metavar="RECIPE|MODEL")],
     data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable.")] = None,
@@ -108,7 +111,26 @@ def run(
     return _show(report, out, json)
 
 
-@_command
+@command
+def plan(
+    model: Annotated[str, typer.Argument(help="RECIPE.toml, model.onnx, or file.py:callable.", metavar="RECIPE|MODEL")],
+    data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Where to deploy to; may be repeated.")] = None,
+    weights: Weights = None,
+    shape: Shape = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
+    trust: Trust = False,
+    json: Json = False,
+) -> int:
+    """What a run would do, which targets take the model here, and how long it takes; writes nothing."""
+    from optimize.preflight import preflight
+
+    found = preflight(model, set_ or (), data=data, targets=target, weights=weights, shape=shape, trust=trust)
+    print_(found, json)
+    return int(all(row["runs_here"] == "no" for row in found["targets"].values()))
+
+
+@command
 def init(
     model: Annotated[str | None, typer.Argument(help="model.onnx, or file.py:callable.")] = None,
     data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable.")] = None,
@@ -123,7 +145,7 @@ def init(
     return 0
 
 
-@_command
+@command
 def inspect(
     model: Annotated[str, typer.Argument(help="model.onnx, file.py:callable, or a bundle.", metavar="MODEL|BUNDLE")],
     weights: Weights = None,
@@ -133,11 +155,11 @@ def inspect(
     """Print inputs, outputs, ops, size, precisions and sparsity."""
     from optimize import inspection
 
-    _print(inspection.inspect(model, weights, trust), json)
+    print_(inspection.inspect(model, weights, trust), json)
     return 0
 
 
-@_command
+@command
 def export(
     model: Annotated[str, typer.Argument(help="file.py:callable.", metavar="MODEL")],
     out: Annotated[Path, typer.Option("--out", help="The ONNX file to write.")] = Path("model.onnx"),
@@ -151,11 +173,11 @@ def export(
     """Export to ONNX and verify, nothing else."""
     from optimize import flags
 
-    _print(flags.export(model, out, data, weights, shape or [], opset, trust), json)
+    print_(flags.export(model, out, data, weights, shape or [], opset, trust), json)
     return 0
 
 
-@_command
+@command
 def eval_(
     models: Annotated[list[str], typer.Argument(help="The original, then others.", metavar="MODEL|BUNDLE...")],
     data: Annotated[str, typer.Option(help="data.npz, or file.py:callable.")],
@@ -172,27 +194,10 @@ def eval_(
     from optimize import foreign
 
     found = foreign.evaluate_all(models, data, metric, better, weights, max_drop, split, trust)
-    return _verdicts(found, strict, json)
+    return verdicts(found, strict, json)
 
 
-@_command
-def recheck(
-    bundle: Annotated[str, typer.Argument(help="A folder that optimize run wrote as bundle/.", metavar="BUNDLE")],
-    data: Annotated[str, typer.Option(help="data.npz, or file.py:callable: the new data.")],
-    metric: MetricName = None,
-    better: Better = None,
-    max_drop: Annotated[str | None, typer.Option(help="0.005, 0.5pp or 1%; the bundle's own by default.")] = None,
-    split: Annotated[str | None, typer.Option(help="calibrate, validate, test or all.")] = None,
-    strict: Strict = False,
-    json: Json = False,
-) -> int:
-    """A bundle's engines on new data, against its plain fp32 model, with verdict."""
-    from optimize import foreign
-
-    return _verdicts(foreign.recheck(bundle, data, metric, better, max_drop, split), strict, json)
-
-
-@_command
+@command
 def bench(
     models: Annotated[list[str], typer.Argument(help="The base, then others.", metavar="MODEL|BUNDLE...")],
     data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable; else random numbers.")] = None,
@@ -220,7 +225,7 @@ def bench(
     if ssh is not None:
         from optimize import remote
 
-        _print(remote.bench(models, ssh, python, budget, out), json)
+        print_(remote.bench(models, ssh, python, budget, out), json)
         return 0
     from optimize.bench import Scenarios, bench_all
     from optimize.scenarios import Sweep
@@ -233,7 +238,7 @@ def bench(
         raise InputError("--plot draws throughput: give --batches, --threads or --streams, several times.")
     asked = Scenarios(paced, arrivals, soak, energy, sweep)
     found = bench_all(models, data, weights, shape or [], batch, budget, trust, asked)
-    _print(found, json)
+    print_(found, json)
     if plot:
         from optimize.report import plots
 
@@ -241,36 +246,7 @@ def bench(
     return 0
 
 
-@_command
-def report(
-    folder: Annotated[Path, typer.Argument(help="A folder of optimize run.", metavar="DIR")],
-    add: Annotated[list[Path], typer.Option(help="device.json of python -m runtime bench --out; may be repeated.")],
-    json: Json = False,
-) -> int:
-    """Write a run's report anew, with what devices measured: a column each."""
-    from optimize import devices
-
-    devices.add(folder, add)
-    _print({"written": [str(folder / name) for name in ("report.html", "report.json", "report.md")]}, json)
-    return 0
-
-
-@_command
-def explain(
-    bundle: Annotated[str, typer.Argument(help="A folder that optimize run wrote as bundle/.", metavar="BUNDLE")],
-    data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable; else random numbers.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples a call.")] = 1,
-    json: Json = False,
-) -> int:
-    """Why a bundle's engines are fast or slow: the layer to blame, and each layer's time and precision."""
-    from optimize import explain
-
-    found = explain.explain(bundle, data, batch)
-    _print(found if json else explain.flat(found), json)
-    return 0
-
-
-@_command
+@command
 def compare(
     old: Annotated[Path, typer.Argument(help="A folder of optimize run, or its report.json.")],
     new: Annotated[Path, typer.Argument(help="Another.")],
@@ -290,54 +266,20 @@ def compare(
 
     found = compare.compare(old, new, fail_if or [])
     gate_forms.write(found, strict, junit, csv, summary)
-    _print(compare.as_json(found, strict), json)
+    print_(compare.as_json(found, strict), json)
     return int(found.failed(strict))
 
 
-@_command
-def sign(
-    bundle: Annotated[Path, typer.Argument(help="A folder that optimize run wrote as bundle/.", metavar="BUNDLE")],
-    key: Annotated[Path, typer.Option(help="An Ed25519 private key (PEM): openssl genpkey -algorithm ed25519.")],
-    json: Json = False,
-) -> int:
-    """Sign a bundle; runtime.load(verify_key=...) then refuses it once a byte was changed."""
-    from runtime import signing
-
-    _print({"signed": str(bundle / signing.SIGNATURE), "public_key": signing.sign(bundle, key)}, json)
-    return 0
-
-
-@_command
-def join(
-    models: Annotated[list[str], typer.Argument(help="NAME=BUNDLE, at least two.", metavar="NAME=BUNDLE...")],
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("bundle"),
-    json: Json = False,
-) -> int:
-    """Put several models into one bundle; runtime.load(BUNDLE, model=NAME) takes one of them."""
-    from runtime import writer
-    from runtime.errors import InputError
-
-    pairs = [one.partition("=") for one in models]
-    if odd := next((one for one, (_, sign, _) in zip(models, pairs, strict=True) if not sign), None):
-        raise InputError(f"optimize join takes NAME=BUNDLE, detector=out/bundle say; got '{odd}'.")
-    named = {name: Path(place) for name, _, place in pairs}
-    if len(named) != len(pairs):
-        raise InputError("optimize join takes each name once.")
-    writer.join(out, named)
-    _print({"written": str(out), "models": list(named)}, json)
-    return 0
-
-
-@_command
+@command
 def doctor(json: Json = False) -> int:
     """Print what this machine can build and run, and the command that mends each lack."""
     from optimize import doctor
 
-    _print(doctor.examine(), json)
+    print_(doctor.examine(), json)
     return 0
 
 
-@_command
+@command
 def cache(
     action: Annotated[str, typer.Argument(help="ls, or clean.", metavar="ls|clean")],
     keep: Annotated[float, typer.Option(min=0.0, help="MiB to keep when cleaning: what was used last.")] = 0.0,
@@ -351,11 +293,11 @@ def cache(
     if action not in ("ls", "clean"):
         raise InputError(f"optimize cache takes ls or clean; got '{action}'.")
     if action == "clean":
-        _print({"folder": str(kept.folder), "bytes_freed": kept.clean(int(keep * 2**20))}, json)
+        print_({"folder": str(kept.folder), "bytes_freed": kept.clean(int(keep * 2**20))}, json)
         return 0
     entries = {name[:12]: {"step": facts.get("use", ""), "bytes": size} for name, facts, size, _ in kept.entries()}
     total = sum(row["bytes"] for row in entries.values())
-    _print({"folder": str(kept.folder), "entries": len(entries), "bytes": total, "results": entries or "none"}, json)
+    print_({"folder": str(kept.folder), "entries": len(entries), "bytes": total, "results": entries or "none"}, json)
     return 0
 
 
@@ -369,13 +311,15 @@ def _show(report: Any, out: Path, json: bool) -> int:
     return int(report.exit_code)
 
 
-def _verdicts(found: dict[str, Any], strict: bool, json: bool) -> int:
-    _print(found, json)
+def verdicts(found: dict[str, Any], strict: bool, json: bool) -> int:
+    """Print models with their verdicts; the exit code is 1 where one exceeds, or with `strict` cannot be told."""
+    print_(found, json)
     verdicts = [row.get("verdict") for row in found["models"].values()]
     return int("exceeds" in verdicts or (strict and "cannot tell" in verdicts))
 
 
-def _print(found: dict[str, Any], json: bool) -> None:
+def print_(found: dict[str, Any], json: bool) -> None:
+    """Print a result, for a person or as JSON."""
     if json:
         import json as as_json
 

@@ -114,6 +114,13 @@ class Limits(_Table):
     memory_gib: float | None = Field(default=None, gt=0)
 
 
+class Device(_Table):
+    """[device]: what the device has, in MiB; `optimize plan` says what does not fit."""
+
+    flash_mib: float | None = Field(default=None, gt=0)
+    ram_mib: float | None = Field(default=None, gt=0)
+
+
 class BundleTable(_Table):
     """[bundle]: how many real samples travel in it, with each engine's answers, to be compared on the device."""
 
@@ -132,6 +139,7 @@ class Recipe(_Table):
     measure: Measure = Measure()
     limits: Limits = Limits()
     bundle: BundleTable = BundleTable()
+    device: Device = Device()
 
     @field_validator("steps", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BUNDLES = (REPOSITORY / "docs" / "bundle.md").read_text(encoding="utf-8")
 
 MODEL = """
 import torch
@@ -33,10 +34,10 @@ def splits():
 """
 
 
-def commands() -> list[str]:
-    """Every line of the README's shell blocks, in order, without comments, pip and pytest."""
+def commands(page: str = README) -> list[str]:
+    """Every line of a page's shell blocks, in order, without comments, pip and pytest."""
     found = []
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
+    for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL):
         for line in block.splitlines():
             for part in line.split("#")[0].split("&&"):
                 part = part.strip()
@@ -99,8 +100,15 @@ def test_commands_run_in_order(place):
             assert output.index("CANNOT BUILD HERE") < output.index("candidate")
             assert 'model = runtime.load("optimize-demo/bundle")' in output
 
-    snippet = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert snippet
-    code = snippet[1] + "\nimport numpy as np\nprint(model(np.zeros((1, 1, 32, 32), np.float32)).shape)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1] == "(1, 10)", done.stderr
+    for command in commands(BUNDLES):
+        run(command, place)
+    assert '"golden_off_by": 0' in run("python -m runtime check optimize-demo/bundle --json", place)
+    for page, more in (
+        (README, "print(model(np.zeros((1, 1, 32, 32), np.float32)).shape)"),
+        (BUNDLES, "print('(1, 10)')"),
+    ):
+        snippet = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+        assert snippet
+        code = f"{snippet[1]}\nimport numpy as np\n{more}"
+        done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
+        assert done.stdout.splitlines()[-1] == "(1, 10)", done.stderr

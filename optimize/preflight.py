@@ -1,0 +1,115 @@
+"""`optimize plan`: what a run would do, what of it cannot be and why, and how long it will take; it leaves nothing.
+
+Whether a target takes a model is tried, not looked up: its plain fp32 engine is read and compiled in a process of its
+own, with the recipe's limits, and answers once. A list of supported ops comes too late: OpenVINO's `read_model`
+refuses what its `query_model` would be asked about.
+"""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from optimize import plan
+from optimize.build import Builder, Built
+from optimize.flags import to_recipe
+from optimize.folder import chatter_to
+from optimize.pipeline import DISTRIBUTIONS, SCREENING_ROUNDS
+from optimize.plan import Candidate
+from optimize.progress import Progress
+from optimize.recipe import Recipe, load
+from optimize.steps import name_of
+from optimize.subject import Subject, prepare
+from runtime import host
+from runtime.cache import Cache, default_folder
+from runtime.contender import Worker
+from runtime.errors import WorkError
+from runtime.measure import BLOCK_CALLS, BLOCK_S, MIRRORED
+
+MIB = 2**20
+START_S = 1.5  # of a process with an engine library in it
+
+
+def preflight(what: str, changes: Sequence[str] = (), **flags: Any) -> dict[str, Any]:
+    """What a run of this recipe, or of a model with its flags, would do here.
+
+    Raises:
+        InputError: something given cannot be used.
+        WorkError: the model itself cannot be made: it does not export, or does not run on the data.
+    """
+    given = {name: value for name, value in flags.items() if value}
+    asked = load(Path(what), changes) if what.endswith(".toml") else to_recipe(what, changes=changes, **given)
+    machine = host.facts()
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.txt"
+        with chatter_to(log) as screen, contextlib.closing(Progress(2, screen)) as progress:
+            progress.stage("check the model and the data")
+            subject = prepare(asked, progress, log)
+            candidates = plan.expand(asked, machine)
+            progress.stage("try each target")
+            versions = host.versions(DISTRIBUTIONS)
+            builder = Builder(subject, Cache(default_folder()), versions, Path(folder), log, progress, asked.limits)
+            tried = {name: _tried(asked, name, candidates, builder, subject, log) for name in asked.targets}
+    seconds = _seconds(asked, candidates, tried, subject)
+    return {
+        "targets": {name: {key: value for key, value in one.items() if key != "call_s"} for name, one in tried.items()},
+        "candidates": {
+            one.name: {
+                "steps": ", ".join(name_of(step) for step in one.steps),
+                "options": dict(one.options),
+                "repaired": "where it loses too much" if one.repair else "",
+                "remark": "travels as its source" if one.why_not else "",
+            }
+            for one in candidates
+        },
+        "notes": [*plan.left_out(asked, machine), *subject.notes] or "nothing to say",
+        "expected": f"{seconds / 60:.1f} min of compiling and measuring here, at least; what steps train, calibrate or "
+        "repair comes on top, and is not known before it is done",
+    }
+
+
+def _tried(
+    asked: Recipe, name: str, candidates: Sequence[Candidate], builder: Builder, subject: Subject, log: Path
+) -> dict[str, Any]:
+    """Whether a target takes the plain model here, and what it takes of the device."""
+    candidate = plan.role_of(candidates, name, "plain")
+    row: dict[str, Any] = {"compiles_here": "yes", "runs_here": "yes", "reason": "", "call_s": 0.0}
+    if candidate.why_not:  # its file is made all the same, so that its size is known
+        return row | {"compiles_here": "no", "runs_here": "no", "reason": candidate.why_not}
+    begun = time.monotonic()
+    made = builder.build(candidate)
+    row["compile_s"] = round(time.monotonic() - begun, 1)
+    if not isinstance(made, Built):
+        return row | {"compiles_here": "no", "runs_here": "no", "reason": made.reason}
+    try:
+        with Worker.start(made.contender, subject.feeds, log) as worker:
+            row["call_s"] = float(sorted(worker.block(BLOCK_S, BLOCK_CALLS))[BLOCK_CALLS // 2]) / 1e9
+            memory = worker.use()["peak_memory_bytes"]
+    except WorkError as error:
+        return row | {"runs_here": "no", "reason": str(error)}
+    row["plain_fp32_ms"] = row["call_s"] * 1e3
+    for what, bytes_, limit in (
+        ("flash", made.size_bytes, asked.device.flash_mib),
+        ("ram", memory, asked.device.ram_mib),
+    ):
+        row[f"{what}_mib"] = float(f"{bytes_ / MIB:.3g}")
+        if limit is not None and bytes_ > limit * MIB:
+            over = f"plain fp32 takes {bytes_ / MIB:.1f} MiB of {what}, the device has {limit:g}"
+            row["reason"] = f"{row['reason']}; {over}".removeprefix("; ")
+    return row
+
+
+def _seconds(
+    asked: Recipe, candidates: Sequence[Candidate], tried: dict[str, dict[str, Any]], subject: Subject
+) -> float:
+    """Compiling, evaluating and timing what runs here, by what the plain models took."""
+    alive = [(one, tried[one.target.name]) for one in candidates if tried[one.target.name]["runs_here"] == "yes"]
+    samples = sum(facts.samples for name, facts in subject.facts.splits.items() if name != "calibrate")
+    blocks = 2 * MIRRORED * sum(max(BLOCK_S, BLOCK_CALLS * row["call_s"]) for _, row in alive)
+    return float(
+        sum(row["compile_s"] + samples / subject.batch * row["call_s"] for _, row in alive)
+        + SCREENING_ROUNDS * (blocks + START_S * len(alive))
+        + asked.measure.budget * 3 * len(asked.targets)
+    )
