@@ -86,3 +86,17 @@ def join(
     writer.join(out, named)
     print_({"written": str(out), "models": list(named)}, json)
     return 0
+
+
+@command
+def consistency(
+    model: Annotated[str, typer.Argument(help="model.onnx, or a bundle.", metavar="MODEL|BUNDLE")],
+    data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable; else random numbers.")] = None,
+    json: Json = False,
+) -> int:
+    """One file on every engine that is here: differences, rows that depend on their neighbours, unequal builds."""
+    from optimize import consistency
+
+    found = consistency.consistency(model, data)
+    print_(found, json)
+    return int(found["differ"] != "none")
