@@ -96,7 +96,12 @@ def _answers(built: Built, feeds: Mapping[str, Array], folder: Path) -> Golden |
 def _entry(candidate: Candidate, built: Built, subject: Subject, report: Report, golden: Golden | None) -> EngineEntry:
     wide = "int8" in built.precision and not candidate.scheme.reduce_range
     library, profiles = engines.get(candidate.target.engine), candidate.target.profiles
-    options = built.contender.arguments["options"]
+    limits = {key for cpu in targets.CPUS for key in candidate.target.limits(cpu)}
+    options = {
+        key: value
+        for key, value in built.contender.arguments["options"].items()
+        if key not in limits  # an older processor needs no limit, and a newer one wants none
+    }
     if not built.files:  # a device compiles it, for these sizes
         sizes = profiles(built.model.specs, subject.axes) if profiles else {}
         options = {**candidate.options, **({"profiles": sizes} if sizes else {})}

@@ -205,7 +205,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
         chosen=chosen,
         why={target: choice.why for target, choice in choices.items()},
         closest={target: choice.closest for target, choice in choices.items() if choice.closest},
-        notes=[*ruined, *plan.left_out(asked, machine), *subject.notes, *unmended, *untold],
+        notes=[*ruined, *plan.remarks(asked, machine), *subject.notes, *unmended, *untold],
         seconds=time.monotonic() - begun,
         exit_code=1 if unmet or exceeds or (strict and unsure) else 0,
         bundle="bundle" if chosen else None,

@@ -53,29 +53,42 @@ def expand(recipe: Recipe, host: Host) -> list[Candidate]:
         target = target_folder.get(name)
         scheme = target.scheme(asked.get("cpu", "host"), host)
         options, why_not = target.engine_options(asked), target.why_not()
-        narrow = {} if "precision" in asked else target.bf16(host)
+        cpu = asked.get("cpu", "host")
+        narrow = {} if "precision" in asked or cpu != "host" else target.bf16(host)
+        vendor = {**target.vendor, **target.limits(cpu)}
         made = [
             Candidate(
                 f"{name}-{label}",
                 role,
                 target,
                 steps,
-                target.vendor if role == "vendor" else {**options, **more},
+                vendor if role == "vendor" else {**options, **more},
                 scheme,
                 why_not,
                 searched[0] if searched and role == "steps" else None,
             )
             for label, role, steps, more in _ways(listed, target, narrow)
-            if (role != "vendor" or target.vendor != options) and not any(step.unfit(scheme) for step in steps)
+            if (role != "vendor" or vendor != options) and not any(step.unfit(scheme) for step in steps)
         ]
         found += [one for one in made if one.role != "vendor"][-1:] if why_not else made
     return found
 
 
-def left_out(recipe: Recipe, host: Host) -> list[str]:
-    """The steps that make no candidate for a target, with the reason."""
+def remarks(recipe: Recipe, host: Host) -> list[str]:
+    """What a reader should know: steps that make no candidate for a target, and what is deployed to another CPU."""
     found = []
     for name, asked in recipe.targets.items():
+        cpu, limit = asked.get("cpu", "host"), target_folder.get(name).limits(asked.get("cpu", "host"))
+        if limit:
+            said = ", ".join(map(str, limit.values()))
+            found.append(
+                f"{name}: for {cpu}; its kernels are limited to {said} here, on {host.cpu}: figures are of that"
+            )
+        elif cpu != "host":
+            found.append(
+                f"{name}: quantized for {cpu}; its kernels cannot be limited here: accuracy and latency are those of "
+                f"{host.cpu}, measure again on the device (python -m runtime bench, optimize recheck)"
+            )
         scheme = target_folder.get(name).scheme(asked.get("cpu", "host"), host)
         reasons = ((step, step.unfit(scheme)) for step in recipe.all_steps())
         found += [f"{name}: no candidate with '{name_of(step)}', since {reason}" for step, reason in reasons if reason]

@@ -68,6 +68,8 @@ class Target:
         half: it computes in fp16 where the graph is in fp16, and is faster for it: `cast_fp16` makes candidates.
         bf16: options under which it computes in bf16 what the graph has in float, where this processor can: what is
             asked for becomes a candidate with them too. Empty where it cannot, or where the graph says it.
+        limits: for a `cpu` that is older than this one, engine options that have only its kernels run here; a bundle
+            does not take them along.
         unproven: what of it was never tried, said to whoever is about to rely on it; empty where all was.
     """
 
@@ -81,6 +83,7 @@ class Target:
     profiles: Callable[[Specs, Mapping[str, Mapping[str, int]]], Mapping[str, Any]] | None = None
     half: bool = False
     bf16: Callable[[Host], Mapping[str, Any]] = lambda host: {}
+    limits: Callable[[str], Mapping[str, Any]] = lambda cpu: {}
     unproven: str = ""
 
     def engine_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +95,8 @@ class Target:
         engines.check_options(self.name, asked, {**self.options, "cpu": str})
         if asked.get("cpu", "host") not in CPUS:
             raise InputError(listing.unknown(f"cpu of {self.name}", str(asked["cpu"]), CPUS))
-        return {**self.plain, **{key: value for key, value in asked.items() if key != "cpu"}}
+        given = {key: value for key, value in asked.items() if key != "cpu"}
+        return {**self.plain, **self.limits(asked.get("cpu", "host")), **given}
 
 
 def get(name: str) -> Target:

@@ -22,5 +22,6 @@ TARGET = Target(
     options={"threads": int, "precision": str, "hint": str, "streams": int, "device": str, "cache": bool},
     plain={"precision": "f32"},
     vendor={},
+    limits=lambda cpu: {"isa": {"avx2": "AVX2", "vnni": "AVX512_CORE_VNNI"}[cpu]} if cpu in ("avx2", "vnni") else {},
     bf16=lambda host: {"precision": "bf16"} if {"avx512_bf16", "amx_bf16"} & set(host.instruction_sets) else {},
 )

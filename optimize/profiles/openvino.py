@@ -7,7 +7,7 @@ from typing import Any
 
 from optimize.profiles import DROPPED, Kind, Layer
 from runtime.engines import library
-from runtime.engines.openvino import properties
+from runtime.engines.openvino import limit, properties
 from runtime.host import cores
 from runtime.tensors import Array
 
@@ -20,6 +20,7 @@ def profile(
     files: Mapping[str, Path], options: Mapping[str, Any], feeds: Mapping[str, Array], calls: int
 ) -> list[Layer]:
     """The nodes of one call, each with its mean time."""
+    limit(options)
     ov = library("openvino", "openvino")
     core = ov.Core()
     model = core.read_model(*(str(files[role]) for role in ("model", "weights") if role in files))

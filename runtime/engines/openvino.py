@@ -1,5 +1,7 @@
 """OpenVINO on the CPU. Files are its intermediate representation: model.xml and model.bin."""
 
+import os
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +19,13 @@ DISTRIBUTION = "openvino"
 # what multiplies by weights of 4 bits rounds its other factor in the call, as it does with those of 8
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 0.3, "int8": 0.3, "int4": 0.3}
 OPTIONS: dict[str, type] = {
-    "threads": int, "precision": str, "hint": str, "streams": int, "device": str, "cache": bool,
+    "threads": int, "precision": str, "hint": str, "streams": int, "device": str, "cache": bool, "isa": str,
 }  # fmt: skip
 PRECISIONS = ("f32", "bf16", "f16")
 HINTS = ("latency", "throughput")
+ISAS = ("SSE41", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_BF16")
+# oneDNN reads it once, when it computes first; its kernels then are those of an older processor
+ISA = "ONEDNN_MAX_CPU_ISA"
 
 _NAMES = {"u8": "int8", "i8": "int8", "u4": "int4", "i4": "int4"}
 _MOVES = {"Input", "Output", "Reorder", "Const", "Reshape", "Transpose", "MemoryInput", "MemoryOutput", "ShapeOf"}
@@ -30,6 +35,7 @@ class OpenVinoSession:
     """A compiled model with an inference request for each call that is under way."""
 
     def __init__(self, files: Mapping[str, Path], specs: Specs, options: Options, cores: int) -> None:
+        limit(options)
         ov = library("openvino", "openvino")
         try:
             core = ov.Core()
@@ -133,14 +139,14 @@ def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
 
 def _check(options: Options) -> None:
     check_options("openvino", options, OPTIONS)
-    for key, allowed in (("precision", PRECISIONS), ("hint", HINTS)):
+    for key, allowed in (("precision", PRECISIONS), ("hint", HINTS), ("isa", ISAS)):
         if options.get(key) is not None and options[key] not in allowed:
             raise InputError(f"option '{key}' of openvino is {options[key]!r}; it takes {', '.join(allowed)}.")
 
 
 def properties(options: Options, cores: int) -> dict[str, Any]:
     """What `compile_model` is given for the options of an engine here."""
-    if not options:
+    if not {*options} - {"isa"}:
         return {}
     # the hint is set always: OpenVINO would take bf16 by itself where the processor has it
     found: dict[str, Any] = {
@@ -156,6 +162,16 @@ def properties(options: Options, cores: int) -> dict[str, Any]:
 
         found["CACHE_DIR"] = str(default_folder() / "openvino")
     return found
+
+
+def limit(options: Options) -> None:
+    """Have kernels of older instruction sets only; raises EngineError where this process has computed already."""
+    asked = options.get("isa")
+    if asked is None or os.environ.get(ISA) == asked:
+        return
+    if "openvino" in sys.modules:
+        raise EngineError(f"OpenVINO is loaded in this process already, and cannot be limited to {asked} any more.")
+    os.environ[ISA] = asked
 
 
 def _device(core: Any, options: Options) -> str:

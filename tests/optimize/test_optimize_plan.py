@@ -5,7 +5,7 @@ import pytest
 
 import targets
 from optimize import steps
-from optimize.plan import expand, left_out, role_of
+from optimize.plan import expand, remarks, role_of
 from optimize.recipe import from_table
 from runtime import host
 
@@ -157,6 +157,20 @@ def test_a_step_is_not_offered_to_a_target_that_does_not_run_it_and_that_is_said
     found = planned(asked)
     assert {one.target.name for one in found if step["use"] in map(steps.name_of, one.steps)} == fits
     assert {one.target.name for one in found} == set(names), "the plain model is there all the same"
-    notes = left_out(asked, host.facts())
+    notes = remarks(asked, host.facts())
     assert [note.partition(":")[0] for note in notes] == [name for name in names if name not in fits]
     assert all(f"no candidate with '{step['use']}', since" in note and reason in note for note in notes)
+
+
+def test_what_is_deployed_to_an_older_cpu_is_measured_as_one_where_that_can_be(monkeypatch):
+    change_targets(monkeypatch, bf16=lambda host: BF16)
+    assert any("bf16" in one.name for one in planned(recipe(QUANTIZED, openvino={})))
+    asked = recipe(QUANTIZED, openvino={"cpu": "avx2"}, onnxruntime={"cpu": "avx2"})
+    found = {one.name: one for one in expand(asked, host.facts())}
+    for name, one in found.items():
+        assert one.options.get("isa") == ("AVX2" if name.startswith("openvino") else None)
+        assert one.scheme.reduce_range
+    assert not any("bf16" in name for name in found)  # this processor's, not that one's
+    said = remarks(asked, host.facts())
+    assert any(note.startswith("openvino: for avx2; figures are those of its kernels limited to AVX2") for note in said)
+    assert any(note.startswith("onnxruntime: quantized for avx2; its kernels cannot be limited here") for note in said)

@@ -1,0 +1,91 @@
+"""What only OpenVINO has here: kernels of an older processor, devices, streams."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime import engines, host
+from runtime.contender import Contender, Worker
+from runtime.errors import EngineError, InputError
+from runtime.tensors import Specs, TensorSpec
+
+pytest.importorskip("openvino", reason="pip install 'edge-optimize[openvino]'")
+ENGINE = engines.get("openvino")
+SPECS = Specs((TensorSpec("image", "float32", ("batch", 3, 8, 8)),), (TensorSpec("output", "float32", ("batch", 5)),))
+WIDE = Specs((TensorSpec("x", "float32", ("n", 64, 8, 8)),), (TensorSpec("y", "float32", ("n", 16, 8, 8)),))
+WIDE_INT8 = {"avx512_vnni", "avx_vnni"}
+
+
+@pytest.fixture(scope="module")
+def saturating(tmp_path_factory):
+    """A convolution of int8 weights and ones, and what its Q/DQ file means: 576 in the middle of each picture."""
+    onnx = pytest.importorskip("onnx", reason="pip install 'edge-optimize[optimize]'")
+    from onnx import helper, numpy_helper
+
+    def write(weight: int) -> Path:
+        tensors = {
+            "sx": np.float32(1 / 255), "zx": np.uint8(0), "W": np.full((16, 64, 3, 3), weight, np.int8),
+            "sw": np.full(16, 1 / weight, np.float32), "zw": np.zeros(16, np.int8),
+        }  # fmt: skip
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "sx", "zx"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "sx", "zx"], ["d"]),
+            helper.make_node("DequantizeLinear", ["W", "sw", "zw"], ["w"], axis=0),
+            helper.make_node("Conv", ["d", "w"], ["y"], pads=[1] * 4),
+        ]
+        ends = [
+            helper.make_tensor_value_info(spec.name, onnx.TensorProto.FLOAT, list(spec.shape))
+            for spec in (*WIDE.inputs, *WIDE.outputs)
+        ]
+        weights = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
+        graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+        path = tmp_path_factory.mktemp("saturating") / "model.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+        return path
+
+    return write
+
+
+def answer(path: Path, **options) -> float:
+    """In a process of its own: kernels can be limited only before OpenVINO is loaded."""
+    arguments = {"engine": "openvino", "files": {"model": str(path)}, "specs": WIDE.to_json(), "options": options}
+    feeds = {"x": np.ones((1, 64, 8, 8), np.float32)}
+    with Worker.start(Contender("e", "runtime.worker:open_engine", arguments), feeds) as worker:
+        return float(worker.outputs["y"][0, 0, 4, 4])
+
+
+def test_int8_that_saturates_on_an_older_processor_is_seen_on_this_one(saturating):
+    """u8 x s8 products, two of which are summed in 16 bits by AVX2: 2 x 255 x 127 is too much, 2 x 255 x 64 is not."""
+    if host.facts().architecture not in ("x86_64", "AMD64"):
+        pytest.skip("this processor has no AVX2 to be limited to")
+    if WIDE_INT8 & set(host.facts().instruction_sets):
+        assert answer(saturating(127), precision="f32") == pytest.approx(576, rel=1e-3)
+    assert answer(saturating(127), precision="f32", isa="AVX2") < 0.6 * 576
+    assert answer(saturating(64), precision="f32", isa="AVX2") == pytest.approx(576, rel=1e-3)
+
+
+def test_a_limit_that_comes_too_late_is_an_error(tiny_onnx):
+    import openvino
+
+    assert openvino
+    with pytest.raises(EngineError, match="loaded in this process already"):
+        ENGINE.open({"model": tiny_onnx}, SPECS, host.facts(gpus=False), {"isa": "AVX2"})
+    with pytest.raises(InputError, match="'isa' of openvino is 'AVX3'"):
+        ENGINE.open({"model": tiny_onnx}, SPECS, host.facts(gpus=False), {"isa": "AVX3"})
+
+
+def test_a_device_that_is_not_there_is_named_with_those_that_are(tiny_onnx):
+    with pytest.raises(EngineError, match=r"finds no device NPU7 here; it finds .*CPU"):
+        ENGINE.open({"model": tiny_onnx}, SPECS, host.facts(gpus=False), {"device": "NPU7"})
+
+
+def test_streams_and_the_model_cache(tiny_onnx, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPTIMIZE_CACHE", str(tmp_path))
+    feeds = {"image": tiny_data[0][:2]}
+    here = host.facts(gpus=False)
+    plain = ENGINE.open({"model": tiny_onnx}, SPECS, here, {"threads": 1}).run(feeds)["output"]
+    for options in ({"threads": 2, "streams": 2, "hint": "throughput"}, {"threads": 1, "cache": True}):
+        found = ENGINE.open({"model": tiny_onnx}, SPECS, here, options)
+        np.testing.assert_allclose(found.run(feeds)["output"], plain, rtol=1e-5, atol=1e-6)
+    assert list((tmp_path / "openvino").glob("*.blob"))
