@@ -81,9 +81,7 @@ def remarks(recipe: Recipe, host: Host) -> list[str]:
         cpu, limit = asked.get("cpu", "host"), target_folder.get(name).limits(asked.get("cpu", "host"))
         if limit:
             said = ", ".join(map(str, limit.values()))
-            found.append(
-                f"{name}: for {cpu}; its kernels are limited to {said} here, on {host.cpu}: figures are of that"
-            )
+            found.append(f"{name}: for {cpu}; figures are those of its kernels limited to {said}, on {host.cpu}")
         elif cpu != "host":
             found.append(
                 f"{name}: quantized for {cpu}; its kernels cannot be limited here: accuracy and latency are those of "
