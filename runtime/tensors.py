@@ -69,7 +69,7 @@ class TensorSpec:
 
     Attributes:
         name: as in the ONNX file.
-        dtype: a numpy dtype's name, `float32` say.
+        dtype: a numpy dtype's name, `float32` say; `str` is text of any length, or objects that are such.
         shape: a number is a fixed dimension, a string names a dynamic axis; the same name means the same length.
         frame: where the model itself makes what it was trained on out of a camera's picture.
         decoding: where an output is what the model itself made of its raw ones.
@@ -166,7 +166,9 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
                 f"input '{spec.name}' is a {type(value).__name__}, not a numpy array; "
                 f"pass np.asarray(value, dtype='{spec.dtype}')."
             )
-        if value.dtype.name != spec.dtype or not value.dtype.isnative:
+        if spec.dtype == "str":
+            _check_text(spec, value)
+        elif value.dtype.name != spec.dtype or not value.dtype.isnative:
             raise InputError(
                 f"input '{spec.name}' has dtype {value.dtype}; this model takes {spec.dtype}: "
                 f"value.astype('{spec.dtype}')."
@@ -180,6 +182,11 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
                 raise InputError(f"input '{spec.name}' has shape {value.shape}; this model takes {spec}.")
             if got == 0:
                 raise InputError(f"input '{spec.name}' has shape {value.shape}: it is empty.")
+
+
+def _check_text(spec: TensorSpec, value: Array) -> None:
+    if value.dtype.kind != "U" and not (value.dtype.hasobject and all(type(one) is str for one in value.flat)):
+        raise InputError(f"input '{spec.name}' has dtype {value.dtype}; this model takes text: value.astype(str).")
 
 
 class FeedCheck:
@@ -207,7 +214,8 @@ class FeedCheck:
             known = False
         if not known or not all(isinstance(value, np.ndarray) for value in feeds.values()):
             check_feeds(self._specs, feeds)
-            if len(self._right) < self._KNOWN:
+            objects = any(value.dtype.hasobject for value in feeds.values())  # of which each may be another thing
+            if len(self._right) < self._KNOWN and not objects:
                 self._right[seen] = None
         if self._nan:
             for name, value in feeds.items():

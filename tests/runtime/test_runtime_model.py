@@ -667,3 +667,16 @@ def test_a_hundred_thousand_calls_from_sixteen_threads(make, tiny_data, library)
 
         with ThreadPoolExecutor(threads) as pool:
             assert sum(pool.map(work, range(threads))) == calls
+
+
+@pytest.mark.parametrize("library", BOTH)
+def test_arrays_of_any_layout_give_the_same_answer(make, tiny_data, library):
+    x = tiny_data[0][:2]
+    with load(make(names=[library])) as model:
+        wanted = model(x)
+        fortran, sliced, frozen = np.asfortranarray(x), np.repeat(x, 2, axis=3)[..., ::2], x.copy()
+        frozen.setflags(write=False)
+        backwards = np.ascontiguousarray(x[::-1])[::-1]
+        misaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
+        for value in (fortran, sliced, frozen, backwards, misaligned):
+            np.testing.assert_allclose(model(value), wanted, rtol=1e-5, atol=1e-6)

@@ -1,10 +1,12 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import InputError
-from runtime.tensors import Specs, TensorSpec, check_feeds, name_inputs
+from runtime.tensors import FeedCheck, Specs, TensorSpec, check_feeds, name_inputs
 
 DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool")
 AXES = ("batch", "time")
@@ -138,3 +140,42 @@ def test_the_arguments_of_a_call_by_name():
     for wrong in ((), (first,), (first, second, first), ({"a": first}, second, first)):
         with pytest.raises(InputError, match=f"got {len(wrong)} arrays"):
             name_inputs(specs, wrong)
+
+
+@given(tensor_specs(), tensor_specs(), st.lists(st.booleans(), max_size=8))
+def test_what_was_found_right_once_hides_nothing_later(made, other, order):
+    """`FeedCheck` says of every call what `check_feeds` says, whatever it has seen before."""
+    specs = made[0]
+    check = FeedCheck(specs)
+    for right in order:
+        given_ = feeds_of(*made) if right else feeds_of(*other)
+        answers = []
+        for one in (check, partial(check_feeds, specs)):
+            try:
+                answers.append(one(given_))
+            except InputError as error:
+                answers.append(str(error))
+        assert answers[0] == answers[1]
+
+
+def test_a_right_shape_of_no_array_is_still_no_array():
+    class Looks:
+        dtype, shape = np.dtype(np.float32), (2,)
+
+    check = FeedCheck([TensorSpec("x", "float32", ("n",))])
+    check({"x": np.zeros(2, np.float32)})
+    with pytest.raises(InputError, match="is a Looks"):
+        check({"x": Looks()})
+    with pytest.raises(InputError, match="got inputs"):
+        check({"x": np.zeros(2, np.float32), "y": np.zeros(2, np.float32)})
+
+
+def test_text_is_taken_as_numpy_has_it_and_as_objects():
+    check = FeedCheck([TensorSpec("x", "str", ("n",))])
+    for value in (np.array(["a", "bcd"]), np.array(["a", "bcd"], object)):
+        check({"x": value})
+    for value in (np.array(["a", 1], object), np.array([b"a"]), np.zeros(2)):
+        with pytest.raises(InputError, match="takes text"):
+            check({"x": value})
+    with pytest.raises(InputError, match="dtype object"):
+        FeedCheck([TensorSpec("x", "float32", ("n",))])({"x": np.array([1.0], object)})
