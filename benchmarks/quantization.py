@@ -172,8 +172,8 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
             if one in found.statistics
         }
 
-    _, validate = score(subject.splits.validate, list(built))
-    original = score(subject.splits.validate, [])[0].statistics["original"]
+    _, validate = score(subject.choice, list(built))
+    original = score(subject.choice, [])[0].statistics["original"]
     limit = recipe.allowed_drop(asked.constraints.max_drop, accuracy(subject.metric, original, None, 0.0).value)
     enough = set()
     rounded = [one for one in candidates if one.repair and one.name in validate]
@@ -185,7 +185,7 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
 
         def holds(one, new):
             built[one.name] = new
-            validate[one.name] = score(subject.splits.validate, [one.name])[1][one.name]
+            validate[one.name] = score(subject.choice, [one.name])[1][one.name]
             return validate[one.name].drop <= limit
 
         begun = time.monotonic()

@@ -259,8 +259,8 @@ def _row(candidate: Candidate, made: Built | Lost) -> Row:
 def _accuracy(run: _Run, rows: Rows, field: str, max_drop: float | None) -> tuple[Rows, float]:
     """Put the accuracy on one split into every row; without `max_drop` it follows from the original's value."""
     subject = run.subject
-    split = subject.splits.validate if field == "validate_" else subject.splits.test
-    total = subject.facts.splits[split.name].samples
+    split = subject.choice if field == "validate_" else subject.splits.test
+    total = subject.choice_samples if field == "validate_" else subject.facts.splits[split.name].samples
     alive = [built.contender for name, built in run.built.items() if rows[name].status not in ("failed", "wrong")]
     scores = evaluate(
         [subject.contender, *alive], split, subject.metric, subject.evaluate_batch,

@@ -1,5 +1,6 @@
 """What is optimized: the original, its data, its metric and the sizes it runs at, all checked before any work."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from optimize import calibration, metrics, sources
 from optimize import data as data_folder
-from optimize.data import Split, Splits, resized
+from optimize.data import Batch, Split, Splits, resized
 from optimize.metrics import Metric, Rows
 from optimize.models import Axes, OnnxModel, TorchModel, read_onnx
 from optimize.progress import Progress
@@ -20,6 +21,7 @@ from runtime.errors import InputError, WorkError
 from runtime.tensors import Array, TensorSpec
 
 EVALUATE_BATCH = 32  # samples a call where the model takes so many
+FEW = 200  # samples of validate, below which a choice by them is luck, and calibrate's are looked at too
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Subject:
         evaluate_batch: at which accuracy is.
         fixed: the batch is baked into the model.
         own_labels: the data has the labels that the metric wants; else the original's answers stand for them.
+        choice: by which samples is chosen: validate, and where that is small, calibrate too, if no step trains on it.
+        choice_samples: how many.
         feeds: the arrays of each timed call: the first samples of validate.
         notes: what a reader of the report should know.
         classes: how many kinds of labels there are; None where they are no whole numbers.
@@ -50,6 +54,8 @@ class Subject:
     evaluate_batch: int
     fixed: bool
     own_labels: bool
+    choice: Split
+    choice_samples: int
     feeds: dict[str, Array]
     notes: tuple[str, ...]
     classes: int | None = None
@@ -161,6 +167,7 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
             contender = replace(contender, decoding=_decoding(step, contender, material, evaluate_batch, log))
     material.try_out(contender, material.splits.validate, evaluate_batch, log)
     metric = material.metric
+    choice, samples, told = _choice(recipe, material)
     return Subject(
         model=read_onnx(original.model) if isinstance(original.model, Path) else TorchModel(original.model, inputs),
         inputs=inputs,
@@ -180,8 +187,10 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
         evaluate_batch=evaluate_batch,
         fixed=isinstance(first, int),
         own_labels=material.own_labels,
+        choice=choice,
+        choice_samples=samples,
         feeds=resized(material.splits.validate.take(batch)[0], batch),
-        notes=(*original.notes, *material.notes, *odd),
+        notes=(*original.notes, *material.notes, *odd, *told),
         classes=max(
             (int(one.labels[1]) + 1 for one in material.facts.values() if one.labels is not None), default=None
         ),
@@ -200,6 +209,30 @@ def _decoding(
         return step.decoding(tuple(specs))
     except WorkError as error:
         raise InputError(f"the step 'fold_postprocessing': {error}") from error
+
+
+def _choice(recipe: Recipe, material: Material) -> tuple[Split, int, list[str]]:
+    """The samples to choose by, how many they are, and what a reader should know of them."""
+    splits, own = material.splits, material.facts["validate"].samples
+    more = min(FEW - own, material.facts["calibrate"].samples)
+    if more <= 0 or any(step.trains for step in recipe.all_steps()):
+        return splits.validate, own, []
+
+    def passes() -> Iterator[Batch]:
+        yield from splits.validate.passes()
+        left = more
+        for feeds, labels in splits.calibrate.batches(EVALUATE_BATCH):
+            kept = {name: value[:left] for name, value in feeds.items()}
+            yield kept, None if labels is None else labels[:left]
+            left -= len(next(iter(kept.values())))
+            if left <= 0:
+                return
+
+    said = (
+        f"validate has {own} samples, which tell little: the choice went by {more} of calibrate too, on which no step "
+        "trained"
+    )
+    return Split("validate", passes), own + more, [said]
 
 
 def _axes(recipe: Recipe, inputs: tuple[TensorSpec, ...]) -> dict[str, dict[str, int]]:

@@ -26,6 +26,7 @@ class Settings(BaseModel):
     Attributes:
         exact: the result computes the same as before, within rounding; the runner checks it.
         last: nothing comes after it, since what it gives is no longer what the layers gave.
+        trains: what it gives has seen the labels of calibrate, or may have: its accuracy there proves nothing.
         label: what a candidate's name says of this step; empty for steps that each candidate has.
         scheme_matters: the result depends on the target's scheme.
     """
@@ -33,6 +34,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     exact: ClassVar[bool] = False
     last: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
     label: ClassVar[str] = ""
     scheme_matters: ClassVar[bool] = False
 

@@ -36,6 +36,7 @@ class Step(Settings):
         exclude: patterns of blocks that stay.
     """
 
+    trains: ClassVar[bool] = True
     label: ClassVar[str] = "pruned"
     ratio: float | None = Field(default=None, gt=0, lt=1)
     count: int | None = Field(default=None, ge=1)

@@ -55,6 +55,7 @@ class Step(Settings):
         recover: settings of `recover`, applied between iterations.
     """
 
+    trains: ClassVar[bool] = True
     label: ClassVar[str] = "pruned"
     ratio: float | None = Field(default=None, gt=0, lt=1)
     macs: float | None = Field(default=None, gt=0, lt=1)

@@ -33,6 +33,7 @@ class Step(Settings):
         exclude: patterns of layers that keep theirs.
     """
 
+    trains: ClassVar[bool] = True
     label: ClassVar[str] = "pruned"
     sparsity: float | None = Field(default=None, gt=0, lt=1)
     pattern: str = "unstructured"

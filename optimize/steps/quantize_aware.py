@@ -28,6 +28,7 @@ ACTIVATIONS = 255
 class Step(Recover):
     """Settings: those of `recover`, gentler by default, since the model is trained already."""
 
+    trains: ClassVar[bool] = True
     label: ClassVar[str] = "aware"
     epochs: int = Field(default=3, ge=1)
     lr: float = Field(default=1e-4, gt=0)

@@ -46,6 +46,7 @@ class Step(Settings):
         seed: of the order, of dropout and of the augmentation.
     """
 
+    trains: ClassVar[bool] = True
     label: ClassVar[str] = "recovered"
     epochs: int = Field(default=10, ge=1)
     minutes: float | None = Field(default=None, gt=0)
