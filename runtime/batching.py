@@ -18,26 +18,29 @@ Finish = Callable[[Mapping[str, Array]], Any]
 
 def joined(
     calls: Iterable[Any], batch: int, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], finish: Finish
-) -> Iterator[tuple[Feeds, Callable[[Any], list[Any]]]]:
-    """Calls in groups of up to `batch` whose shapes are equal but for the first axis, and how to take each apart.
+) -> Iterator[tuple[tuple[Any, ...], Callable[[Any], list[Any]]]]:
+    """The arguments of calls, up to `batch` of equal shapes joined to one, and how to take its answer apart.
 
     Raises:
         InputError: the model has a fixed first axis, so that its calls cannot be joined.
     """
     if type(batch) is not int or batch < 1:
         raise InputError(f"batch={batch!r}; it takes a whole number from 1.")
-    if batch > 1:
-        check_joinable(inputs, outputs)
+    if batch == 1:
+        for call in calls:
+            yield call if isinstance(call, tuple) else (call,), _alone
+        return
+    check_joinable(inputs, outputs)
     group: list[Feeds] = []
     for call in calls:
         feeds = name_inputs(inputs, call if isinstance(call, tuple) else (call,))
         check_feeds(inputs, feeds)
         if group and (len(group) == batch or _kind(feeds) != _kind(group[0])):
-            yield _together(group, inputs), _taken_apart(group, inputs, outputs, finish)
+            yield (_together(group, inputs),), _taken_apart(group, inputs, outputs, finish)
             group = []
         group.append(feeds)
     if group:
-        yield _together(group, inputs), _taken_apart(group, inputs, outputs, finish)
+        yield (_together(group, inputs),), _taken_apart(group, inputs, outputs, finish)
 
 
 def check_joinable(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -118,6 +121,10 @@ class Batcher:
             for _, _, future in taken:
                 if not future.done():
                     future.set_exception(error)
+
+
+def _alone(answer: Any) -> list[Any]:
+    return [answer]
 
 
 def _size(feeds: Feeds) -> int:

@@ -281,13 +281,14 @@ def _fallback(data: Mapping[str, Any]) -> Fallback:
 
 def _check(bundle: Bundle) -> None:
     """Every path stays inside, every file is there with the bytes it was written with."""
-    models = [*bundle.fallback.files.values()]
-    named = [*models, *bundle.golden.values()]
+    models = [bundle.fallback.files["model"]]  # what an engine may read as ONNX
+    named = [*bundle.fallback.files.values(), *bundle.golden.values()]
     for golden in (bundle.fallback.golden, *(entry.golden for entry in bundle.engines)):
         named += golden.outputs.values() if golden else ()
     for entry in bundle.engines:
-        models += [*entry.files.values(), entry.source]
-    for name in (*named, *models):
+        named += [*entry.files.values(), entry.source]
+        models += [*(file for role, file in entry.files.items() if role == "model"), entry.source]
+    for name in named:
         if name not in bundle.files:
             raise BundleError(f"{bundle.path}: the manifest names {name!r} without its sha256.")
     root = bundle.path.resolve()

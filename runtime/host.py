@@ -124,6 +124,8 @@ def _cgroups() -> list[Path]:
     folders = []
     for line in (_read(Path("/proc/self/cgroup")) or "").splitlines():
         _, controllers, path = line.split(":", 2)
+        if controllers and not {"cpu", "memory"} & set(controllers.split(",")):  # of version 1, a tree each
+            continue
         base = root if not controllers else root / controllers
         level = base / path.lstrip("/")
         folders += [folder for folder in (level, *level.parents) if folder.is_relative_to(base)]

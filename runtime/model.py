@@ -51,6 +51,10 @@ class Model:
         check_nan: refuse inputs with NaN.
         max_batch: with more than 1, submitted calls are joined to batches of up to so many samples.
         max_delay_ms: how long the first of a batch waits for others.
+
+    Attributes:
+        inputs: what a call takes.
+        outputs: what it gives.
     """
 
     def __init__(
@@ -63,7 +67,11 @@ class Model:
         self._streams = streams
         self._check_nan = check_nan
         self._joined = (max_batch, max_delay_ms)
-        self._check = FeedCheck(live.bundle.specs.inputs, check_nan)
+        # of every model that is ever taken in here: `reload` sees to it
+        self.inputs: tuple[TensorSpec, ...] = live.bundle.specs.inputs
+        self.outputs: tuple[TensorSpec, ...] = live.bundle.specs.outputs
+        self._only = self.outputs[0].name if len(self.outputs) == 1 else None
+        self._check = FeedCheck(self.inputs, check_nan)
         self._pool: ThreadPoolExecutor | None = None
         self._batcher: Batcher | None = None
         self._lock = Lock()
@@ -82,16 +90,6 @@ class Model:
     def decisions(self) -> "tuple[Decision, ...]":
         """Every engine that was considered, in order; the last was taken."""
         return self._last.decisions
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What a call takes."""
-        return self._last.bundle.specs.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What a call gives."""
-        return self._last.bundle.specs.outputs
 
     def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Outputs by name for inputs by name.
@@ -161,7 +159,7 @@ class Model:
 
         waiting: deque[tuple[Future[Any], Callable[[Any], list[Any]]]] = deque()
         for together, parts in joined(calls, batch, self.inputs, self.outputs, self._in_order):
-            waiting.append((self.submit(together), parts))
+            waiting.append((self.submit(*together), parts))
             while len(waiting) > 2 * self._streams:
                 future, split = waiting.popleft()
                 yield from split(future.result())
@@ -259,5 +257,4 @@ class Model:
         return live.session.run(feeds, out)
 
     def _in_order(self, results: Mapping[str, Array]) -> Any:
-        found = tuple(results[spec.name] for spec in self.outputs)
-        return found[0] if len(found) == 1 else found
+        return results[self._only] if self._only is not None else tuple(results[spec.name] for spec in self.outputs)
