@@ -397,7 +397,7 @@ def test_a_target_refuses_an_option_that_it_does_not_know(name):
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_refuses_an_option_of_the_wrong_kind(name):
     target = targets.get(name)
-    wrong = {int: ["2", True, 0, -1, 1.5, [2]], str: [1, True, ["x"], 0.5], bool: [1, 0, "yes"], float: ["1", True]}
+    wrong = {int: ["2", True, 0, -1, 1.5, [2]], str: [1, True, ["x"], 0.5], bool: [1, 0, "yes"], float: ["1", True], list: ["x", 1]}
     for option, kind in {**target.options, "cpu": str}.items():
         for value in wrong[kind]:
             with pytest.raises(InputError, match=f"'{option}'"):
@@ -409,7 +409,10 @@ def test_a_targets_options_are_its_engines(name, opened):
     target = targets.get(name)
     assert target.engine_options({}) == dict(target.plain)
     for cpu in targets.CPUS:
-        assert target.engine_options({"cpu": cpu}) == dict(target.plain)
+        limits = target.limits(cpu)
+        assert target.engine_options({"cpu": cpu}) == {**target.plain, **limits}
+        assert not set(limits) & set(target.options)  # a user asks for a processor, not for how it is had here
+        assert cpu != "host" or not limits
     if target.engine not in ENGINES:
         assert target.why_not()
         return

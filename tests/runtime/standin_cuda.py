@@ -87,6 +87,10 @@ def cuda() -> ModuleType:
         return (0,)
 
     module.cudaGetDeviceCount = lambda: (0, 1)
+    attribute = {"cudaDevAttrComputeCapabilityMajor": 75, "cudaDevAttrComputeCapabilityMinor": 76}
+    module.cudaDeviceAttr = enum.IntEnum("Attribute", attribute)
+    module.cudaDeviceGetAttribute = lambda kind, device: (0, {75: 8, 76: 7}[int(kind)])
+    module.cudaDriverGetVersion, module.cudaRuntimeGetVersion = (lambda: (0, 12060)), (lambda: (0, 13000))
     module.cudaGetErrorString = lambda code: (0, b"out of memory")
     module.cudaMalloc, module.cudaMallocHost = allocate("device"), allocate("host")
     module.cudaFree, module.cudaFreeHost = release("device"), release("host")
@@ -184,6 +188,7 @@ class Context:
 def tensorrt(driver) -> ModuleType:
     """In the place of `tensorrt`: any plan that begins with `plan` is a `Network`."""
     module = ModuleType("tensorrt")
+    module.__version__ = "10.3.0"
     module.TensorIOMode = enum.Enum("TensorIOMode", "NONE INPUT OUTPUT")
     module.LayerInformationFormat = enum.Enum("LayerInformationFormat", "ONELINE JSON")
     module.nptype = lambda kind: kind

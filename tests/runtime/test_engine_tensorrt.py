@@ -15,9 +15,11 @@ import tensorrt_cpu
 
 import targets
 from runtime import engines
+from runtime.bundle import EngineEntry
 from runtime.engines import _cuda, tensorrt
 from runtime.engines import _tensorrt_vendor as vendor
 from runtime.errors import EngineError, EngineMissing, InputError
+from runtime.fitness import misfit
 from runtime.host import facts
 from runtime.tensors import Specs, TensorSpec
 
@@ -387,11 +389,28 @@ def test_every_function_of_cuda_that_we_use_is_there_and_our_stand_in_has_it():
     assert len(names) > 15
     standin = standin_cuda.cuda()
     for module in (real, standin):
-        members = {**vars(module), **{one.name: one for one in (*module.cudaMemcpyKind, *module.cudaStreamCaptureMode)}}
+        enums = (*module.cudaMemcpyKind, *module.cudaStreamCaptureMode, *module.cudaDeviceAttr)
+        members = {**vars(module), **{one.name: one for one in enums}}
         assert names - set(members) == set()
 
 
 # --- running, with stand-ins for the GPU
+
+
+def test_what_a_plan_needs_is_this_version_and_this_kind_of_gpu(gpu):
+    found = tensorrt.facts()
+    assert {key: found[key] for key in ("compute_capability", "driver", "cuda")} == {
+        "compute_capability": "8.7", "driver": "12.6", "cuda": "13.0",
+    }  # fmt: skip
+    needs = tensorrt.needs({})
+    assert needs == {"version": {"is": found["version"]}, "compute_capability": {"is": "8.7"}}
+    wide = tensorrt.needs({"version_compatible": True, "hardware_compatible": True})
+    assert wide == {"version": {"from": found["version"]}, "compute_capability": {"from": "8.0"}}
+    entry = EngineEntry("e", "tensorrt", "tensorrt", {"model": "m"}, "s", needs=needs)
+    assert misfit(entry, facts(), found) is None
+    for other in ({"compute_capability": "9.0"}, {"version": "9.9"}):
+        lack = misfit(entry, facts(), {**found, **other})
+        assert lack is not None and lack.curable  # another GPU, or another version: it is compiled there
 
 
 @pytest.fixture
