@@ -397,7 +397,13 @@ def test_a_target_refuses_an_option_that_it_does_not_know(name):
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_refuses_an_option_of_the_wrong_kind(name):
     target = targets.get(name)
-    wrong = {int: ["2", True, 0, -1, 1.5, [2]], str: [1, True, ["x"], 0.5], bool: [1, 0, "yes"], float: ["1", True], list: ["x", 1]}
+    wrong = {
+        int: ["2", True, 0, -1, 1.5, [2]],
+        str: [1, True, ["x"], 0.5],
+        bool: [1, 0, "yes"],
+        float: ["1", True],
+        list: ["x", 1],
+    }
     for option, kind in {**target.options, "cpu": str}.items():
         for value in wrong[kind]:
             with pytest.raises(InputError, match=f"'{option}'"):
