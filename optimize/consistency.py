@@ -134,7 +134,10 @@ def _on(
 
 def _singly(run: Any, feeds: Mapping[str, Array], size: int) -> dict[str, Array]:
     """The outputs of a sample a call, put together again; an output that is no row a sample is left out."""
-    found = [run({name: value[i : i + 1] for name, value in feeds.items()}) for i in range(size)]
+    found = [
+        run({name: value[i : i + 1] if value.ndim and len(value) == size else value for name, value in feeds.items()})
+        for i in range(size)
+    ]
     rows = [name for name, value in found[0].items() if value.ndim and len(value) == 1]
     return {name: np.concatenate([one[name] for one in found]) for name in rows}
 

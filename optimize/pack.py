@@ -96,12 +96,7 @@ def _answers(built: Built, feeds: Mapping[str, Array], folder: Path) -> Golden |
 def _entry(candidate: Candidate, built: Built, subject: Subject, report: Report, golden: Golden | None) -> EngineEntry:
     wide = "int8" in built.precision and not candidate.scheme.reduce_range
     library, profiles = engines.get(candidate.target.engine), candidate.target.profiles
-    limits = {key for cpu in targets.CPUS for key in candidate.target.limits(cpu)}
-    options = {
-        key: value
-        for key, value in built.contender.arguments["options"].items()
-        if key not in limits  # an older processor needs no limit, and a newer one wants none
-    }
+    options = dict(built.contender.arguments["options"])
     if not built.files:  # a device compiles it, for these sizes
         sizes = profiles(built.model.specs, subject.axes) if profiles else {}
         options = {**candidate.options, **({"profiles": sizes} if sizes else {})}
@@ -111,7 +106,7 @@ def _entry(candidate: Candidate, built: Built, subject: Subject, report: Report,
         engine=candidate.target.engine,
         files={role: str(file) for role, file in built.files.items()},
         source=str(built.model.path),
-        options=dict(options),
+        options={key: value for key, value in options.items() if key not in library.LOCAL},
         needs={
             **({"instruction_sets_any": list(_WIDE_INT8)} if wide else {}),
             **(library.needs(options) if built.files else {}),

@@ -67,7 +67,6 @@ class Batcher:
         self, run: Callable[[Feeds], Mapping[str, Array]], inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec], pool: Executor, max_batch: int, max_delay_ms: float,
     ) -> None:  # fmt: skip
-        check_joinable(inputs, outputs)
         self._run, self._inputs, self._outputs, self._pool = run, inputs, outputs, pool
         self._most, self._delay_s = max_batch, max_delay_ms / 1e3
         self._queue: SimpleQueue[tuple[Feeds, Finish, Future[Any]] | None] = SimpleQueue()

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +143,8 @@ def open_entry(bundle: Bundle, entry: EngineEntry, host: Host, wishes: Wishes = 
         EngineError: it was not built, needs what this machine lacks, does not load, or answers otherwise.
     """
     library = engines.get(entry.engine)
+    # what is of the build host, a path that compiling writes to say, is nothing that a bundle may ask for
+    entry = replace(entry, options={key: value for key, value in entry.options.items() if key not in library.LOCAL})
     options = dict(entry.options)
     for name in ("threads", "streams"):
         if getattr(wishes, name) is not None and name in library.OPTIONS:
@@ -160,7 +162,7 @@ def open_entry(bundle: Bundle, entry: EngineEntry, host: Host, wishes: Wishes = 
             reason = str(error)
     how = FIRST
     if session is None:
-        if not curable or not wishes.rebuild or entry not in bundle.engines:
+        if not curable or not wishes.rebuild or entry.name not in {one.name for one in bundle.engines}:
             raise EngineError(reason)
         from runtime.rebuild import rebuilt
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtime.batching import Batcher, check_joinable, joined
 from runtime.bundle import Bundle
 from runtime.engines import Session
 from runtime.errors import InputError
@@ -19,7 +20,6 @@ from runtime.tensors import Array, FeedCheck, TensorSpec, name_inputs
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    from runtime.batching import Batcher
     from runtime.loading import Decision
 
 log = logging.getLogger("runtime")
@@ -52,6 +52,9 @@ class Model:
         max_batch: with more than 1, submitted calls are joined to batches of up to so many samples.
         max_delay_ms: how long the first of a batch waits for others.
 
+    Raises:
+        InputError: calls are to be joined, and the model's cannot be.
+
     Attributes:
         inputs: what a call takes.
         outputs: what it gives.
@@ -65,11 +68,12 @@ class Model:
         self._last = live
         self._again = again
         self._streams = streams
-        self._check_nan = check_nan
         self._joined = (max_batch, max_delay_ms)
         # of every model that is ever taken in here: `reload` sees to it
         self.inputs: tuple[TensorSpec, ...] = live.bundle.specs.inputs
         self.outputs: tuple[TensorSpec, ...] = live.bundle.specs.outputs
+        if max_batch > 1:
+            check_joinable(self.inputs, self.outputs)
         self._only = self.outputs[0].name if len(self.outputs) == 1 else None
         self._check = FeedCheck(self.inputs, check_nan)
         self._pool: ThreadPoolExecutor | None = None
@@ -138,8 +142,6 @@ class Model:
 
                 self._pool = ThreadPoolExecutor(self._streams, thread_name_prefix="edge-optimize")
                 if self._joined[0] > 1:
-                    from runtime.batching import Batcher
-
                     self._batcher = Batcher(self.run, self.inputs, self.outputs, self._pool, *self._joined)
             if self._batcher is None:
                 return self._pool.submit(self, *args)
@@ -155,8 +157,6 @@ class Model:
             calls: of each an array, a tuple of arrays or a dict.
             batch: join so many calls, of equal shapes, to one.
         """
-        from runtime.batching import joined
-
         waiting: deque[tuple[Future[Any], Callable[[Any], list[Any]]]] = deque()
         for together, parts in joined(calls, batch, self.inputs, self.outputs, self._in_order):
             waiting.append((self.submit(*together), parts))

@@ -50,7 +50,6 @@ def unpacked(path: Path) -> Path:
         EOFError,
         ValueError,
         IndexError,
-        NotImplementedError,
         RuntimeError,
     ) as error:
         raise BundleError(f"{path} is not a bundle: it is a file, and cannot be unpacked as .zip ({error}).") from error

@@ -5,6 +5,7 @@
     OPTIONS                               name -> type of what `open` and `compile` may be given
     facts()                               -> its version here, and of a GPU's what `fitness.FACTS` has
     needs(options)                        -> of these, what a file compiled here takes elsewhere
+    LOCAL                                 options of one machine: none is put into a bundle, nor taken from one
     open(files, specs, host, options)     -> Session
     compile(onnx, out, options)           -> the engine's files by role
 
@@ -58,6 +59,7 @@ class Engine(Protocol):
     DISTRIBUTION: str
     TOLERANCE: Mapping[str, float]
     OPTIONS: Mapping[str, type]
+    LOCAL: frozenset[str]
 
     def facts(self) -> dict[str, str]:
         """What the library is here: `version`, and for GPUs more of `fitness.FACTS`; raises EngineMissing."""

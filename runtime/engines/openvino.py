@@ -18,6 +18,7 @@ from runtime.tensors import Array, Specs, TensorSpec
 DISTRIBUTION = "openvino"
 # what multiplies by weights of 4 bits rounds its other factor in the call, as it does with those of 8
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 0.3, "int8": 0.3, "int4": 0.3}
+LOCAL = frozenset({"isa"})
 OPTIONS: dict[str, type] = {
     "threads": int, "precision": str, "hint": str, "streams": int, "device": str, "cache": bool, "isa": str,
 }  # fmt: skip

@@ -13,6 +13,7 @@ from runtime.tensors import Array, Specs
 
 DISTRIBUTION = "onnx"
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 0.3, "int8": 0.3}
+LOCAL = frozenset[str]()
 OPTIONS: dict[str, type] = {}
 
 

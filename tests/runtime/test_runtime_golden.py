@@ -295,3 +295,20 @@ def test_two_processes_that_want_the_same_make_it_once(bundle, cache):
     assert all(out.startswith("compiled anew here") for out, _ in said)
     assert sum("compiled anew here, from its source" in err for _, err in said) == 1
     assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 1
+
+
+def test_a_bundle_names_no_file_to_write_to_and_no_processor(bundle, monkeypatch):
+    """By an option of the build host's own, TensorRT's timing cache say, a hostile bundle would write anywhere."""
+    seen = []
+
+    def compiled(entry, *_):
+        seen.append(dict(entry.options))
+        raise EngineError("not here")
+
+    monkeypatch.setattr(engines.get("onnxruntime"), "LOCAL", frozenset({"threads"}))
+    monkeypatch.setattr(rebuild, "_compiled", compiled)
+    older(bundle)
+    with pytest.warns(RuntimeWarning, match="not here"):
+        load(bundle).close()
+    assert seen == [{"spinning": True}]
+    assert {"timing_cache"} == engines.get("tensorrt").LOCAL and {"isa"} == engines.get("openvino").LOCAL

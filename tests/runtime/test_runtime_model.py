@@ -494,6 +494,8 @@ def test_calls_of_a_model_with_a_fixed_batch_are_not_joined():
     with pytest.raises(InputError, match="cannot be joined"):
         list(model.map([row(1, 0)], batch=2))
     model.close()
+    with pytest.raises(InputError, match="cannot be joined"):  # at once, not at the first call, and never in silence
+        Model(live, lambda path: None, streams=1, max_batch=2)
 
 
 def test_calls_that_come_together_run_as_one():
