@@ -6,12 +6,15 @@ of the target's scheme where it matters, and of the versions of all that takes p
 entry cannot be seen. Whoever makes one holds a lock on its address, so that two runs at once make it once.
 """
 
+import atexit
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,8 @@ from typing import Any
 
 from runtime.bundle import sha256
 from runtime.errors import Error
+
+log = logging.getLogger("runtime")
 
 FORMAT = 1  # of an entry; another number is another address
 _MANIFEST = "entry.json"
@@ -129,6 +134,33 @@ class Cache:
                 freed += sum(path.stat().st_size for path in left.rglob("*") if path.is_file())
                 shutil.rmtree(left, ignore_errors=True)
         return freed
+
+
+def made(name: str, use: str, make: Callable[[Path], Mapping[str, Any]]) -> Entry:
+    """The entry of an address in the user's cache; where none can be written there, one for this process alone.
+
+    Args:
+        name: the address.
+        use: what it is, for `optimize cache ls`.
+        make: writes the files into a folder that is not there yet; gives further facts.
+
+    Raises:
+        OSError: nor can it be written elsewhere.
+    """
+    try:
+        cache = Cache(default_folder())
+        with cache.making(name) as room:
+            found = cache.get(name)
+            if found is None:
+                folder = room / "result"
+                shutil.rmtree(folder, ignore_errors=True)
+                found = cache.put(name, folder, {"use": use, **make(folder)})
+            return found
+    except OSError as error:
+        room = Path(tempfile.mkdtemp(prefix="edge-optimize-"))
+        atexit.register(shutil.rmtree, room, ignore_errors=True)
+        log.warning("%s: the cache cannot be written (%s), so it is made for this process only", use, error)
+        return Entry(room / "result", make(room / "result"))
 
 
 @contextmanager

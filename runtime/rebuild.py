@@ -1,9 +1,6 @@
 """Compile an engine of a bundle anew on this device, from its source, into the user's cache folder."""
 
-import atexit
 import logging
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +8,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from runtime.bundle import Bundle, EngineEntry
-from runtime.cache import Cache, address, default_folder, digest
+from runtime.cache import address, digest, made
 from runtime.contender import call
 from runtime.engines import onnx_files
 from runtime.errors import EngineError
@@ -37,21 +34,8 @@ def rebuilt(bundle: Bundle, entry: EngineEntry, host: Host, found: Mapping[str, 
         host=machine, found=dict(found),
     )  # fmt: skip
     said = f"{bundle.name}: {entry.name} is compiled anew here, from its source: {why}"
-    try:
-        cache = Cache(default_folder())
-        with cache.making(name) as room:
-            kept = cache.get(name)
-            if kept is None:
-                folder = room / "result"
-                shutil.rmtree(folder, ignore_errors=True)
-                roles = _compiled(entry, source, folder, said)
-                kept = cache.put(name, folder, {"use": f"rebuild for {entry.engine}", "roles": roles})
-            return {role: kept.folder / file for role, file in kept.facts["roles"].items()}
-    except OSError as error:
-        folder = Path(tempfile.mkdtemp(prefix="engine-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        log.warning("the cache cannot be written (%s), so it is made for this process only", error)
-        return {role: folder / file for role, file in _compiled(entry, source, folder, said).items()}
+    kept = made(name, f"rebuild for {entry.engine}", lambda folder: {"roles": _compiled(entry, source, folder, said)})
+    return {role: kept.folder / file for role, file in kept.facts["roles"].items()}
 
 
 def _compiled(entry: EngineEntry, source: Path, folder: Path, said: str) -> dict[str, str]:

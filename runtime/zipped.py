@@ -4,21 +4,18 @@ Nothing of the list is believed: a name that leads outside, a link, a size that 
 ends it before a byte is written for it.
 """
 
-import atexit
-import logging
 import shutil
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from runtime.bundle import MANIFEST, escapes, sha256
-from runtime.cache import Cache, address, default_folder
+from runtime.cache import address, made
 from runtime.errors import BundleError
-
-log = logging.getLogger("runtime")
 
 ENTRIES = 10_000
 RATIO = 100  # bytes out of each byte in; weights shrink to a half, and a pruned model's to a tenth
@@ -35,36 +32,10 @@ def unpacked(path: Path) -> Path:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = _entries(path, archive)
-            name = address(unpacked=sha256(path))
-            try:
-                return _kept(archive, entries, name)
-            except OSError as error:
-                room = Path(tempfile.mkdtemp(prefix="bundle-"))
-                log.warning("%s is unpacked into %s for this process, not into the cache: %s", path, room, error)
-                atexit.register(shutil.rmtree, room, ignore_errors=True)
-                _extract(archive, entries, room)
-                return room
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        ValueError,
-        IndexError,
-        RuntimeError,
-    ) as error:
+            extract = partial(_extract, archive, entries)
+            return made(address(unpacked=sha256(path)), "unpacked bundle", extract).folder
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, IndexError, RuntimeError) as error:
         raise BundleError(f"{path} is not a bundle: it is a file, and cannot be unpacked as .zip ({error}).") from error
-
-
-def _kept(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], name: str) -> Path:
-    cache = Cache(default_folder())
-    with cache.making(name) as room:
-        found = cache.get(name)
-        if found is None:
-            folder = room / "bundle"
-            shutil.rmtree(folder, ignore_errors=True)
-            _extract(archive, entries, folder)
-            found = cache.put(name, folder, {"use": "unpacked bundle"})
-        return found.folder
 
 
 def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -93,7 +64,7 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     return {PurePosixPath(entry.filename).relative_to(root).as_posix(): entry for entry in inside}
 
 
-def _extract(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], folder: Path) -> None:
+def _extract(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], folder: Path) -> dict[str, Any]:
     """Write the entries; one that gives more than its size says is cut off and refused."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
@@ -112,6 +83,7 @@ def _extract(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], fold
                 sink.write(block)
         if left:
             raise BundleError(f"{entry.filename} is smaller than the {entry.file_size} bytes that it says.")
+    return {}
 
 
 def _blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:

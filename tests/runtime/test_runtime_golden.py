@@ -15,6 +15,7 @@ import pytest
 from runtime import EngineError, NoEngineError, engines, fitness, golden, host, load, loading, rebuild
 from runtime import bundle as bundles
 from runtime.bundle import EngineEntry
+from runtime.cache import Cache
 from runtime.errors import BundleError
 from runtime.fitness import misfit, oldest
 
@@ -261,7 +262,7 @@ def test_where_the_cache_is_full_it_is_compiled_for_this_process(bundle, cache, 
         raise OSError(28, "No space left on device")
 
     older(bundle)
-    monkeypatch.setattr(rebuild.Cache, "put", full)
+    monkeypatch.setattr(Cache, "put", full)
     with load(bundle) as model:
         assert model.engine == "onnxruntime-fp32"
         assert model(X).shape == (1, 2)
