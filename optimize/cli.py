@@ -5,6 +5,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
@@ -34,9 +35,7 @@ Strict = Annotated[bool, typer.Option("--strict", help="'cannot tell' counts as 
 
 def app() -> int:
     """Run the command line; returns the exit code."""
-    from optimize import cli_bundles  # registers the commands in it
-
-    assert cli_bundles
+    import_module("optimize.cli_bundles")  # registers the commands in it
     try:
         cli()
     except SystemExit as end:

@@ -61,8 +61,8 @@ def write_bundle(
             axes=subject.axes,
             made_with=report.made_with,
             report=files,
-            pages=lambda entries, fallback: handout.pages(
-                path.resolve().parent.name, built[plain].model.specs, subject.axes, entries, fallback, report.made_with
+            pages=lambda entries: handout.pages(
+                path.resolve().parent.name, built[plain].model.specs, subject.axes, entries, report.made_with
             ),
         )
 

@@ -25,12 +25,12 @@ def write(
     made_with: Mapping[str, Any],
     report: Sequence[Path] = (),
     golden: Mapping[str, str] | None = None,
-    pages: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], Mapping[str, str]] = lambda *_: {},
+    pages: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, str]] = lambda _: {},
 ) -> Bundle:
     """Write a bundle. The entries' paths are those of this machine; the files are copied.
 
     It is written beside `path` under a temporary name, read back, and renamed: half a bundle cannot be seen. `pages`
-    is told the engines and the fallback as the manifest has them, and gives further files: name to text.
+    is told the engines as the manifest has them, and gives further files: name to text.
 
     Raises:
         BundleError: what was written does not read back.
@@ -72,12 +72,7 @@ def write(
         entries = [entry_json(entry) for entry in engines]
         for file in report:
             store(str(file), f"report/{file.name}")
-        fallback_json = {
-            **vars(fallback),
-            "files": fallback_files,
-            "golden": golden_json(fallback.golden, "fallback"),
-        }
-        for page, text in pages(entries, fallback_json).items():
+        for page, text in pages(entries).items():
             (folder / page).write_text(text, encoding="utf-8")
         manifest = {
             "schema": SCHEMA,
@@ -85,7 +80,11 @@ def write(
             **specs.to_json(),
             "axes": axes,
             "engines": entries,
-            "fallback": fallback_json,
+            "fallback": {
+                **vars(fallback),
+                "files": fallback_files,
+                "golden": golden_json(fallback.golden, "fallback"),
+            },
             "golden": {key: store(file, f"golden/{Path(file).name}") for key, file in (golden or {}).items()},
             "made_with": made_with,
             "files": {

@@ -23,7 +23,7 @@ _TYPES = {
 
 def pages(
     name: str, specs: Specs, axes: Mapping[str, Mapping[str, int]], entries: Sequence[Mapping[str, Any]],
-    fallback: Mapping[str, Any], made_with: Mapping[str, str],
+    made_with: Mapping[str, str],
 ) -> dict[str, str]:  # fmt: skip
     """Name in the bundle to text.
 
@@ -32,7 +32,6 @@ def pages(
         specs: its inputs and outputs.
         axes: sizes of its named axes.
         entries: its engines, as its manifest has them.
-        fallback: likewise.
         made_with: distribution to version.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -57,9 +56,7 @@ def pages(
             shown.append({**entry, "code": ""})
     version = made_with.get("edge-optimize", "")
     found = {
-        "USE.md": templates.get_template("USE.md").render(
-            name=name, specs=specs, axes=axes, entries=shown, fallback=fallback
-        ),
+        "USE.md": templates.get_template("USE.md").render(name=name, specs=specs, axes=axes, entries=shown),
         "sbom.json": sbom.text(name, entries, made_with),
     }
     for engine, target in {entry["engine"]: entry["target"] for entry in reversed(entries)}.items():

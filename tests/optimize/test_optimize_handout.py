@@ -34,7 +34,7 @@ def bundle(tmp_path_factory, tiny_onnx) -> Path:
     return writer.write(
         folder / "bundle", name="tiny", specs=SPECS, engines=entries, axes=AXES, made_with=MADE_WITH,
         fallback=Fallback({"model": str(tiny_onnx)}, {"onnxruntime": {}}),
-        pages=lambda *parts: handout.pages("tiny", SPECS, AXES, *parts, MADE_WITH),
+        pages=lambda entries: handout.pages("tiny", SPECS, AXES, entries, MADE_WITH),
     ).path  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_a_name_that_would_end_a_string_brings_no_code():
         "name": "x", "engine": "openvino", "target": "openvino", "precision": "f32", "measured": {}, "options": {},
         "files": {"model": "x/model.xml", "weights": "x/model.bin"},
     }  # fmt: skip
-    assert "```cpp" not in handout.pages("t", specs, {}, [entry], {}, {})["USE.md"]
+    assert "```cpp" not in handout.pages("t", specs, {}, [entry], {})["USE.md"]
 
 
 def test_its_bill_of_materials_is_cyclonedx(bundle):
