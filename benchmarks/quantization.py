@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -127,7 +128,7 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
     from optimize.judge import accuracy
     from optimize.pipeline import DISTRIBUTIONS
     from optimize.progress import Progress
-    from optimize.repair import repaired
+    from optimize.repair import passed_over, repaired
     from optimize.steps.quantize_static import Step as QuantizeStatic
     from optimize.steps.repair import Step as Repair
     from optimize.subject import prepare
@@ -175,13 +176,16 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
     _, validate = score(subject.choice, list(built))
     original = score(subject.choice, [])[0].statistics["original"]
     limit = recipe.allowed_drop(asked.constraints.max_drop, accuracy(subject.metric, original, None, 0.0).value)
-    enough = set()
+    enough: dict[str, str] = defaultdict(str)
+    searched: dict[str, list[plan.Candidate]] = defaultdict(list)
     rounded = [one for one in candidates if one.repair and one.name in validate]
     for candidate in sorted(rounded, key=lambda one: validate[one.name].drop):  # as a run does it
         if validate[candidate.name].drop <= limit:
-            enough.add(candidate.target.name)
-        if candidate.target.name in enough:
+            enough[candidate.target.name] = candidate.name
             continue
+        if passed_over(candidate, enough[candidate.target.name], searched[candidate.target.name]):
+            continue
+        searched[candidate.target.name].append(candidate)
 
         def holds(one, new):
             built[one.name] = new
@@ -195,7 +199,7 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
             made[found.candidate.name] = built[found.candidate.name] = found.built
             seconds[found.candidate.name] = time.monotonic() - begun
             if validate[found.candidate.name].drop <= limit:
-                enough.add(candidate.target.name)
+                enough[candidate.target.name] = found.candidate.name
     scores, test = score(subject.splits.test, list(built))
     details = scores.details
     if subject.contender.decoding:  # boxes have no noise: that of the raw outputs is told

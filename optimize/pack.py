@@ -45,7 +45,8 @@ def write_bundle(
         }
         entries = [_entry(by_name[name], built[name], subject, report, answers[name]) for name in names]
         # the chosen ones' libraries first, then any other that can run the file, numpy's last
-        libraries = [*(entry.engine for entry in entries if entry.files), "onnxruntime", "openvino", "reference"]
+        readers = ["onnxruntime", "openvino", "reference"]
+        libraries = [*(entry.engine for entry in entries if entry.files and entry.engine in readers), *readers]
         return writer.write(
             path,
             name=path.resolve().parent.name,

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -26,7 +27,7 @@ from optimize.pack import write_bundle
 from optimize.plan import Candidate, role_of
 from optimize.progress import Progress
 from optimize.recipe import Recipe
-from optimize.repair import repaired
+from optimize.repair import passed_over, repaired
 from optimize.report import Headline, Made, Report, Row, html, json, markdown
 from optimize.select import Choice
 from optimize.steps import name_of
@@ -40,7 +41,7 @@ SCREENING_ROUNDS = 3
 STAGES = 8
 DISTRIBUTIONS = (
     "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "nncf",
-    "neural-compressor", "torchao", "scikit-learn", "scipy", "safetensors", "tensorrt",
+    "neural-compressor", "torchao", "scikit-learn", "scipy", "safetensors", "tensorrt", "executorch", "onnxruntime-gpu",
 )  # fmt: skip
 
 ORIGINAL = "original"
@@ -293,18 +294,18 @@ def _repaired(run: _Run, rows: Rows, builder: Builder, max_drop: float) -> tuple
     """
     notes: list[str] = []
     enough: dict[str, str] = {}
+    searched: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in sorted(run.candidates, key=lambda one: _drop(rows[one.name])):
         if candidate.repair is None or candidate.name not in run.built:
             continue
         if not _loses(rows[candidate.name], max_drop):
             enough.setdefault(candidate.target.name, candidate.name)
             continue
-        if better := enough.get(candidate.target.name):
-            notes.append(f"{candidate.name} was not repaired: {better} holds the limit")
+        before = searched[candidate.target.name]
+        if reason := passed_over(candidate, enough.get(candidate.target.name, ""), before):
+            notes.append(f"{candidate.name} was not repaired: {reason}")
             continue
-        if candidate.why_not:
-            notes.append(f"{candidate.name} was not repaired: what a layer costs cannot be measured here")
-            continue
+        before.append(candidate)
         tried: Rows = {ORIGINAL: rows[ORIGINAL]}
         holds = partial(_holds, run, tried, max_drop)
         try:

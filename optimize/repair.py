@@ -28,17 +28,34 @@ from runtime.tensors import Array
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 4  # of the measurement of what each layer costs
-SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # how many layers a try has in float
+ROUNDS = 3  # of the measurement of what each layer costs
+WAYS = 2  # of rounding that are repaired for a target; where two do not hold, a third one, which loses more, will not
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """The try that holds the limit, or the last one; and every layer that was looked at, best first."""
+    """The try with the fewest layers that holds the limit, or the largest; every layer looked at, best first."""
 
     candidate: Candidate
     built: Built
     layers: tuple[LayerRepair, ...]
+
+
+def passed_over(candidate: Candidate, better: str, searched: Sequence[Candidate]) -> str:
+    """Why no layers of a candidate are searched; empty where they are to be.
+
+    Args:
+        candidate: that loses too much.
+        better: a rounded candidate of the same target that holds the limit; empty where none does yet.
+        searched: candidates of the same target whose layers were searched, to no avail.
+    """
+    if better:
+        return f"{better} holds the limit"
+    if candidate.why_not:
+        return "what a layer costs cannot be measured here"
+    if len(searched) == WAYS or any(one.steps == candidate.steps for one in searched):
+        return f"it loses more than {' and '.join(one.name for one in searched)}, and that was to no avail"
+    return ""
 
 
 def repaired(
@@ -85,17 +102,20 @@ def repaired(
         log.info("%s: %s in float regains %.1f %% of the noise and costs %.4f ms", candidate.name, one.name,
                  100 * one.regained, one.ms)  # fmt: skip
     found: Repaired | None = None
-    for size in [size for size in SIZES if size < len(layers)] + [len(layers)]:
+    size, few, enough = 1, 0, 0  # layers of the next try, of the largest that does not hold, of the smallest that does
+    while size > few:
         names = tuple(one.name for one in layers[:size])
-        progress.say(f"{candidate.name} with {size} layers in float")
+        progress.say(f"{candidate.name} with {size} of {len(layers)} layers in float")
         tried = _with(candidate, names, f"{candidate.name}-repaired")
         made = builder.build(tried)
+        good = isinstance(made, Built) and holds(tried, made)
         if isinstance(made, Lost):
             log.info("%s with %s in float: %s", candidate.name, ", ".join(names), made.reason)
-            continue
-        found = Repaired(tried, made, tuple(one.model_copy(update={"returned": one.name in names}) for one in layers))
-        if holds(tried, made):
-            break
+        elif good or not enough:
+            marked = tuple(one.model_copy(update={"returned": one.name in names}) for one in layers)
+            found = Repaired(tried, made, marked)
+        few, enough = (few, size) if good else (size, enough)
+        size = (few + enough) // 2 if enough else min(2 * size, len(layers))
     return found
 
 

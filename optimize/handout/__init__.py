@@ -12,12 +12,12 @@ from optimize.handout import sbom
 from runtime.tensors import Specs, TensorSpec
 
 _HERE = Path(__file__).parent
-# numpy's name -> in C, in OpenVINO's C and C++, in ONNX Runtime's C
+# numpy's name -> in C, in OpenVINO's C and C++, in ONNX Runtime's C, in ExecuTorch's C++
 _TYPES = {
-    "float32": ("float", "F32", "f32", "FLOAT"), "float64": ("double", "F64", "f64", "DOUBLE"),
-    "int64": ("int64_t", "I64", "i64", "INT64"), "int32": ("int32_t", "I32", "i32", "INT32"),
-    "int8": ("int8_t", "I8", "i8", "INT8"), "uint8": ("uint8_t", "U8", "u8", "UINT8"),
-    "bool": ("bool", "BOOLEAN", "boolean", "BOOL"), "float16": ("uint16_t", "F16", "f16", "FLOAT16"),
+    "float32": ("float", "F32", "f32", "FLOAT", "Float"), "float64": ("double", "F64", "f64", "DOUBLE", "Double"),
+    "int64": ("int64_t", "I64", "i64", "INT64", "Long"), "int32": ("int32_t", "I32", "i32", "INT32", "Int"),
+    "int8": ("int8_t", "I8", "i8", "INT8", "Char"), "uint8": ("uint8_t", "U8", "u8", "UINT8", "Byte"),
+    "bool": ("bool", "BOOLEAN", "boolean", "BOOL", "Bool"), "float16": ("uint16_t", "F16", "f16", "FLOAT16", "Half"),
 }  # fmt: skip
 
 
@@ -68,10 +68,10 @@ def pages(
 
 def _tensor(spec: TensorSpec, sizes: Mapping[str, int]) -> dict[str, Any]:
     shape = spec.sized(sizes)
-    c, ov_c, ov_cpp, ort = _TYPES.get(spec.dtype, ("", "", "", ""))
+    c, ov_c, ov_cpp, ort, torch = _TYPES.get(spec.dtype, ("", "", "", "", ""))
     return {
         "name": spec.name, "dtype": spec.dtype, "shape": shape, "size": prod(shape),
-        "c": c, "ov_c": ov_c, "ov_cpp": ov_cpp, "ort": ort,
+        "c": c, "ov_c": ov_c, "ov_cpp": ov_cpp, "ort": ort, "torch": torch,
     }  # fmt: skip
 
 

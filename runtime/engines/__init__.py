@@ -14,6 +14,7 @@ Options are a flat table of JSON values; what an engine does not know it refuses
 
 import importlib
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -97,7 +98,9 @@ def library(module: str, extra: str) -> ModuleType:
     for name, value in SILENT.items():
         os.environ.setdefault(name, value)
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():  # of their own insides
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
     except ImportError as error:
         what = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load ({error})"
         raise EngineMissing(f"{module} {what}: pip install 'edge-optimize[{extra}]'") from error

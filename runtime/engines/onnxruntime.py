@@ -21,7 +21,7 @@ OPTIONS: dict[str, type] = {
     "threads": int, "spinning": bool, "fuse": bool, "graph": str, "providers": list, "allow_fallback": bool,
 }  # fmt: skip
 GRAPHS = ("portable", "host")  # how far a file is optimized ahead of time; for this processor no other can run it
-CPU = "CPUExecutionProvider"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # by which MLAS lays out the blocks of channels in a graph that was optimized for a processor
 _LAYOUT = ("avx512f", "avx2", "asimd")
 
@@ -41,13 +41,21 @@ _DTYPES = {f"tensor({name})": name for name in ("float16", "int8", "int16", "int
 
 
 class OnnxRuntimeSession:
-    """An `InferenceSession`; its `run` may be called from several threads."""
+    """An `InferenceSession`; its `run` may be called from several threads.
 
-    def __init__(self, path: Path, specs: Specs, options: Options, cores: int) -> None:
-        ort = library("onnxruntime", "onnxruntime")
+    `providers`: with options of their own each; else those of `options`, or the CPU's.
+    """
+
+    def __init__(
+        self, path: Path, specs: Specs, options: Options, cores: int,
+        providers: Sequence[tuple[str, Mapping[str, str]]] = (),
+    ) -> None:  # fmt: skip
+        self._ort = ort = library("onnxruntime", "onnxruntime")
         self.threads = options.get("threads") or cores
         self._path = path
-        asked = options.get("providers") or [CPU]
+        given = providers or [(name, {}) for name in options.get("providers") or [CPU]]
+        asked = [name for name, _ in given]
+        self._on_gpu = asked[0] == CUDA
         if unknown := [name for name in asked if name not in ort.get_available_providers()]:
             there = ", ".join(ort.get_available_providers())
             raise EngineError(f"ONNX Runtime has no execution provider {unknown[0]} here; it has {there}.")
@@ -55,7 +63,9 @@ class OnnxRuntimeSession:
         if asked != [CPU]:
             chosen.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            self._session: Any = ort.InferenceSession(str(path), chosen, providers=asked)
+            self._session: Any = ort.InferenceSession(
+                str(path), chosen, providers=asked, provider_options=[dict(more) for _, more in given]
+            )
         except Exception as error:  # its own exceptions share no base but Exception
             raise EngineError(f"ONNX Runtime cannot load {path.name}: {_first_line(error)}") from error
         if asked != [CPU] and not options.get("allow_fallback"):
@@ -76,11 +86,15 @@ class OnnxRuntimeSession:
     def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
         """A run on arrays that are bound already; see `runtime.engines.Session`."""
         binding = self._session.io_binding()
+        place = "cuda" if self._on_gpu else "cpu"
         try:
             for name, value in feeds.items():
-                binding.bind_cpu_input(name, value)
+                if self._on_gpu:
+                    binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(value, place, 0))
+                else:
+                    binding.bind_cpu_input(name, value)
             for name in self._outputs:
-                binding.bind_output(name)
+                binding.bind_output(name, place)
         except Exception as error:
             raise EngineError(f"ONNX Runtime cannot bind the arrays: {_first_line(error)}") from error
         return lambda: self._session.run_with_iobinding(binding)
@@ -91,6 +105,14 @@ class OnnxRuntimeSession:
             import onnx
         except ImportError:
             return {}
+        if self._on_gpu:  # Q/DQ runs there as it is written
+            held = onnx.load(self._path, load_external_data=False).graph.initializer
+            name = "f16" if any(one.data_type == onnx.TensorProto.FLOAT16 for one in held) else "f32"
+            return dict(Counter(
+                name if part.ep_name == CUDA else f"{name} on the CPU"
+                for part in self._session.get_provider_graph_assignment_info()
+                for node in part.get_nodes() if node.op_type not in _MOVES
+            ))  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             fused = Path(folder) / "fused.onnx"
             _fuse(self._path, fused)

@@ -1,5 +1,6 @@
 """The papers of a bundle: its code runs as it stands, its bill of materials is one."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -17,7 +18,11 @@ from runtime.tensors import Specs, TensorSpec
 
 SPECS = Specs((TensorSpec("image", "float32", ("batch", 3, 8, 8)),), (TensorSpec("output", "float32", ("batch", 5)),))
 AXES = {"batch": {"min": 1, "best": 2, "max": 4}}
-OPTIONS = {"openvino": {"threads": 1, "precision": "f32"}, "onnxruntime": {"threads": 1, "spinning": False}}
+OPTIONS = {
+    "openvino": {"threads": 1, "precision": "f32"},
+    "onnxruntime": {"threads": 1, "spinning": False},
+    **({"executorch": {"threads": 1}} if importlib.util.find_spec("executorch") else {}),
+}
 MADE_WITH = {"edge-optimize": "0.1.0", "numpy": np.__version__, "no-such-package": "1"}
 
 
@@ -81,6 +86,19 @@ def test_its_c_for_openvino_compiles_and_runs_as_it_stands(bundle, language, wan
     assert first(ran.stdout) == pytest.approx(wanted, rel=1e-4)
 
 
+def test_its_cpp_for_executorch_is_what_executorch_has(bundle, tmp_path):
+    compiler = shutil.which("g++") or pytest.skip("no C++ compiler here: apt-get install g++")
+    there = pytest.importorskip("executorch", reason="pip install 'edge-optimize[executorch]'")
+    headers = Path(there.__path__[0]) / "include"
+    (tmp_path / "main.cpp").write_text(code(bundle, "executorch", "cpp"))
+    command = [
+        compiler, "-std=c++17", "-w", "-fsyntax-only", "-DC10_USING_CUSTOM_GENERATED_MACROS", f"-I{headers}",
+        f"-I{headers}/executorch/runtime/core/portable_type/c10", "main.cpp",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_it_says_what_goes_in_and_what_travels_as_its_source(bundle):
     page = (bundle / "USE.md").read_text()
     assert "| `image` | float32 | batch x 3 x 8 x 8 |" in page
@@ -109,11 +127,13 @@ def test_its_bill_of_materials_is_cyclonedx(bundle):
     assert tools["numpy"]["licenses"][0]["license"]["name"]
     assert tools["numpy"]["purl"] == f"pkg:pypi/numpy@{np.__version__}"
     assert "licenses" not in tools["no-such-package"]
-    assert [one["name"] for one in found["components"]] == ["openvino-fp32", "onnxruntime-fp32", "tensorrt-int8"]
+    assert [one["name"] for one in found["components"]] == [
+        *(f"{name}-fp32" for name in OPTIONS), "tensorrt-int8",
+    ]  # fmt: skip
 
 
 def test_there_is_a_dockerfile_for_each_target(bundle):
     assert sorted(path.name for path in bundle.glob("Dockerfile.*")) == [
-        "Dockerfile.onnxruntime", "Dockerfile.openvino", "Dockerfile.tensorrt",
+        f"Dockerfile.{name}" for name in sorted([*OPTIONS, "tensorrt"])
     ]  # fmt: skip
     assert "pip install --no-cache-dir 'edge-optimize[openvino]==0.1.0'" in (bundle / "Dockerfile.openvino").read_text()

@@ -1,0 +1,208 @@
+"""ExecuTorch on the CPU, by XNNPACK: what runs on phones. Files are a .pte program, and what it takes and gives.
+
+What XNNPACK does not take runs in ExecuTorch's portable kernels, slowly: it is counted apart.
+https://docs.pytorch.org/executorch/stable/backends/xnnpack/xnnpack-overview.html
+"""
+
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from runtime.engines import Options, check_options, check_specs, filled, library
+from runtime.errors import EngineError
+from runtime.fitness import oldest
+from runtime.host import Host
+from runtime.tensors import Array, Specs
+
+DISTRIBUTION = "executorch"
+TOLERANCE = {"f32": 1e-3, "int8": 0.3}
+LOCAL = frozenset[str]()
+OPTIONS: dict[str, type] = {"threads": int, "profiles": dict}
+LARGEST = 16  # of an axis that nobody limited; memory is laid out for it
+
+# what moves or rounds numbers, and so says nothing of the format that is computed in
+_MOVES = (
+    "slice", "view", "reshape", "permute", "expand", "squeeze", "select", "cat", "clone", "to", "getitem", "size",
+    "quantize", "split", "pad", "copy", "lift_fresh", "assert", "embedding", "flatten", "sym_", "alloc",
+)  # fmt: skip
+
+
+class ExecuTorchSession:
+    """A loaded method, one call at a time: it has one set of memory."""
+
+    def __init__(self, files: Mapping[str, Path], specs: Specs, options: Options, cores: int) -> None:
+        self._torch = library("torch", "executorch")
+        pool = library("executorch.extension.pybindings.portable_lib", "executorch")
+        library("executorch.kernels.quantized", "executorch")  # registers kernels for Q/DQ outside of XNNPACK
+        runtime = library("executorch.runtime", "executorch").Runtime.get()
+
+        self.threads = options.get("threads") or cores
+        try:
+            ports = json.loads(files["ports"].read_text(encoding="utf-8"))
+            inputs, outputs, self._precision = ports["inputs"], ports["outputs"], ports["precision"]
+            program = runtime.load_program(str(files["model"]))
+            self._method: Any = program.load_method("forward")
+        except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
+            raise EngineError(f"ExecuTorch cannot load {files['model'].name}: {_reason(error)}") from error
+        check_specs("ExecuTorch", specs, inputs, outputs)
+        if pool._threadpool_get_thread_count() != self.threads:  # one pool serves the whole process
+            pool._unsafe_reset_threadpool(self.threads)
+        self._program, self._inputs, self._outputs, self._lock = program, list(inputs), list(outputs), Lock()
+
+    def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Outputs by name; see `runtime.engines.Session`."""
+        given = self._tensors(feeds)
+        with self._lock:
+            if self._method is None:
+                raise EngineError("this ExecuTorch session is closed.")
+            try:
+                found = self._method.execute(given)
+            except RuntimeError as error:
+                shapes = {name: list(value.shape) for name, value in feeds.items()}
+                raise EngineError(f"ExecuTorch failed on {shapes}: {_reason(error)}") from error
+        return filled(out, {name: value.numpy() for name, value in zip(self._outputs, found, strict=True)})
+
+    def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """An execution of inputs that are set already; see `runtime.engines.Session`."""
+        given, method = self._tensors(feeds), self._method._method
+
+        def call() -> None:
+            with self._lock:
+                method.set_inputs(given)
+                method.execute()
+
+        return call
+
+    def _tensors(self, feeds: Mapping[str, Array]) -> list[Any]:
+        # memory that may not be written is not shared, lest torch warn of it
+        return [self._torch.from_numpy(np.require(feeds[name], requirements=("C", "W"))) for name in self._inputs]
+
+    def precision(self) -> dict[str, int]:
+        """Counted when it was compiled: by what XNNPACK was given, and what is left to portable kernels."""
+        return dict(self._precision)
+
+    def close(self) -> None:
+        """Drop the method."""
+        self._method = self._program = None
+
+
+def facts() -> dict[str, str]:
+    """The library's version; raises EngineMissing."""
+    library("executorch", "executorch")
+    return {"version": metadata.version("executorch")}
+
+
+def needs(options: Options) -> dict[str, dict[str, Any]]:
+    """A program is read by the version that wrote it and by newer ones."""
+    return {"version": {"from": oldest(facts()["version"])}}
+
+
+def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> ExecuTorchSession:
+    """Load `files["model"]`, a .pte, with `files["ports"]`."""
+    check_options("executorch", options, OPTIONS)
+    return ExecuTorchSession(files, specs, options, host.cores)
+
+
+def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
+    """Lower an ONNX file to a .pte: by torch's export, what XNNPACK takes to it, the rest to portable kernels.
+
+    An axis of variable length may be as long as `profiles` says, else 16. Raises EngineError where an op is not known.
+    """
+    check_options("executorch", options, OPTIONS)
+    library("executorch.exir", "executorch"), library("onnx", "executorch")
+    library("executorch.kernels.quantized", "executorch")
+    with warnings.catch_warnings():  # torch's exporter and ExecuTorch warn of their own insides
+        warnings.simplefilter("ignore")
+        try:
+            program, ports = _lowered(onnx, options.get("profiles") or {})
+        except EngineError:
+            raise
+        except Exception as error:  # exporting, partitioning and planning share no base
+            raise EngineError(f"ExecuTorch cannot compile {onnx.name}: {_reason(error)}") from error
+    (out / "model.pte").write_bytes(program)
+    (out / "ports.json").write_text(json.dumps(ports, indent=1) + "\n", encoding="utf-8")
+    return {"model": out / "model.pte", "ports": out / "ports.json"}
+
+
+def _lowered(path: Path, profiles: Mapping[str, Mapping[str, list[int]]]) -> tuple[bytes, dict[str, Any]]:
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    from runtime.onnx_torch import OnnxModule
+
+    module = OnnxModule(path).eval()
+    axes: dict[str, Any] = {}
+    examples, dynamic = [], []
+    for name, (dtype, shape) in module.inputs.items():
+        limits = profiles.get(name, {})
+        free = {place: axis for place, axis in enumerate(shape) if isinstance(axis, str)}
+        for place, axis in free.items():
+            low, high = (
+                limits[key][place] if key in limits else value for key, value in (("min", 1), ("max", LARGEST))
+            )
+            # one more, since a length that torch compares it with (of channels, say) is taken off the end of its range
+            axes.setdefault(axis, torch.export.Dim(f"axis_{len(axes)}", min=low, max=high + 1))
+        dynamic.append({place: axes[axis] for place, axis in free.items()})
+        sizes = [n if isinstance(n, int) else max(2, axes[n].min) for n in shape]
+        examples.append(torch.zeros(sizes, dtype=getattr(torch, dtype)))
+    with torch.no_grad():
+        outputs = module(*examples)
+        exported = torch.export.export(module, tuple(examples), dynamic_shapes={"inputs": tuple(dynamic)})
+    formats = [(_op(node), "int8" if _in_int8(node) else "f32") for node in exported.graph.nodes if _computes(node)]
+    lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+    left = [node for node in lowered.exported_program().graph.nodes if node.op == "call_function"]
+    if any("per_channel" in str(node.target) for node in left):  # of 1.5, the kernel for it leaves its answer unwritten
+        raise EngineError("it has layers in int8 that XNNPACK does not take; let them compute in float (`exclude`).")
+    counts = Counter[str]()
+    for op in (_op(node) for node in left if _computes(node) and "delegate" not in str(node.target)):
+        same = [one for one in formats if one[0] == op] or formats  # an op that was taken apart has another name
+        formats.remove(same[0])
+        counts["f32 in portable kernels"] += 1
+    counts.update(format for _, format in formats)
+    dtypes = dict(zip(module.outputs, (str(one.dtype).removeprefix("torch.") for one in outputs), strict=True))
+    ports = {
+        "inputs": {name: dtype for name, (dtype, _) in module.inputs.items()},
+        "outputs": dtypes,
+        "precision": dict(counts),
+    }
+    return lowered.to_executorch().buffer, ports
+
+
+def _computes(node: Any) -> bool:
+    return node.op == "call_function" and not any(word in str(node.target) for word in _MOVES)
+
+
+def _op(node: Any) -> str:
+    """`aten.mean.dim`, before lowering and after."""
+    found = re.search(r"aten\.[\w.]+", str(node.target))
+    return found[0] if found else str(node.target)
+
+
+def _in_int8(node: Any) -> bool:
+    """It takes integers and gives integers, whatever activation is fused between."""
+    before, after = node, node
+    while _fused(before):
+        before = before.all_input_nodes[0]
+    while len(after.users) == 1 and _fused(next(iter(after.users))):
+        after = next(iter(after.users))
+    given = before.all_input_nodes[:1]
+    users = [str(user.target) for user in after.users]
+    return any("dequantize" in str(one.target) for one in given) and all(".quantize" in user for user in users)
+
+
+def _fused(node: Any) -> bool:
+    return node.op == "call_function" and any(word in str(node.target) for word in ("relu", "hardtanh"))
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300]

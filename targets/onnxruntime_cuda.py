@@ -1,0 +1,35 @@
+"""ONNX Runtime on NVIDIA GPUs, by CUDA. It fuses no int8, and is for where TensorRT is not: fp32 and fp16."""
+
+from runtime.engines import onnxruntime_cuda
+from runtime.errors import EngineMissing
+from runtime.host import Host, facts
+from targets import Scheme, Target
+
+
+def _scheme(cpu: str, host: Host) -> Scheme:
+    """Q/DQ runs as it is written; what multiplies is all that could be gained from."""
+    return Scheme(
+        ops=("Conv", "Gemm", "MatMul"), activation="int8", activation_symmetric=True, quantize_outputs=False,
+        quantize_bias=False, blocks="MatMulNBits",
+    )  # fmt: skip
+
+
+def _why_not() -> str | None:
+    try:
+        onnxruntime_cuda.find()
+    except EngineMissing as error:
+        return str(error)
+    return None if facts().gpus else "ONNX Runtime's CUDA provider needs a GPU, and none is here: run on the device"
+
+
+TARGET = Target(
+    name="onnxruntime_cuda",
+    engine="onnxruntime_cuda",
+    why_not=_why_not,
+    scheme=_scheme,
+    options={"tf32": bool, "allow_fallback": bool},
+    plain={"tf32": False},
+    vendor={},
+    half=True,
+    unproven="it was never run on a GPU",
+)

@@ -1,0 +1,116 @@
+"""What is ExecuTorch's own: integer kernels, memory that is laid out beforehand, ops that it does not get."""
+
+import json
+
+import numpy as np
+import pytest
+
+import targets
+from runtime import engines, host
+from runtime.errors import EngineError
+from runtime.tensors import Specs, TensorSpec
+
+NEEDS = "pip install 'edge-optimize[executorch]'"
+executorch = pytest.importorskip("executorch", reason=NEEDS)
+onnx = pytest.importorskip("onnx", reason=NEEDS)
+helper, numpy_helper = onnx.helper, onnx.numpy_helper
+
+SPECS = Specs((TensorSpec("x", "float32", ("batch", 3, 8, 8)),), (TensorSpec("y", "float32", ("batch", 5)),))
+RNG = np.random.default_rng(0)
+
+
+def layer(name: str, weight, given: str, op: str, rounds: bool, **facts):
+    """A layer's nodes and weights: Q/DQ before it and on its weight, and behind it where it `rounds`."""
+    scale = (np.abs(weight).reshape(len(weight), -1).max(1) / 127).astype(np.float32)
+    integers = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
+    held = {
+        f"{name}w": integers, f"{name}s": scale, f"{name}z": np.zeros(len(scale), np.int8),
+        f"{name}b": RNG.normal(size=len(weight)).astype(np.float32),
+        f"{name}a": np.float32(0.05), f"{name}o": np.int8(-3),
+    }  # fmt: skip
+    node = helper.make_node
+    made = [
+        node("QuantizeLinear", [given, f"{name}a", f"{name}o"], [f"{name}q"]),
+        node("DequantizeLinear", [f"{name}q", f"{name}a", f"{name}o"], [f"{name}x"]),
+        node("DequantizeLinear", [f"{name}w", f"{name}s", f"{name}z"], [f"{name}v"], axis=0),
+        node(op, [f"{name}x", f"{name}v", f"{name}b"], [f"{name}y"], **facts),
+    ]
+    if rounds:
+        made += [
+            node("Clip", [f"{name}y", "zero", "six"], [f"{name}c"]),
+            node("QuantizeLinear", [f"{name}c", f"{name}a", f"{name}o"], [f"{name}r"]),
+            node("DequantizeLinear", [f"{name}r", f"{name}a", f"{name}o"], [f"{name}"]),
+        ]
+    return made, held
+
+
+@pytest.fixture(scope="module")
+def rounded(tmp_path_factory):
+    """A convolution that is padded on one side more, which rounds its answer, and a matrix product that does not."""
+    conv, weights = layer("conv", RNG.normal(size=(4, 3, 3, 3)), "x", "Conv", True, strides=[2, 2], pads=[0, 0, 1, 1])
+    flat = [helper.make_node("Flatten", ["conv"], ["flat"])]
+    gemm, more = layer("gemm", RNG.normal(size=(5, 64)), "flat", "Gemm", False, transB=1)
+    gemm[-1].output[0] = "y"
+    held = {**weights, **more, "zero": np.float32(0), "six": np.float32(6)}
+    graph = helper.make_graph(
+        [*conv, *flat, *gemm], "g",
+        [helper.make_tensor_value_info("x", 1, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", 1, ["batch", 5])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in held.items()],
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("rounded") / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), path)
+    return path
+
+
+def opened(path, folder, **options):
+    engine = engines.get("executorch")
+    return engine.open(engine.compile(path, folder, options), SPECS, host.facts(), {})
+
+
+def test_layers_in_int8_answer_as_their_file_does_and_the_rest_is_in_float(rounded, tmp_path):
+    session = opened(rounded, tmp_path)
+    reference = engines.get("reference").open({"model": rounded}, SPECS, host.facts(), {})
+    for batch in (1, 3, 16):
+        x = RNG.normal(size=(batch, 3, 8, 8)).astype(np.float32)
+        error, _ = engines.relative_error(session.run({"x": x}), reference.run({"x": x}))
+        assert error < 0.02
+    assert session.precision() == {"int8": 2, "f32": 1}  # the convolution with its Clip; the product
+
+
+def test_what_is_longer_than_was_planned_is_refused_and_more_can_be_planned(rounded, tmp_path):
+    x = RNG.normal(size=(40, 3, 8, 8)).astype(np.float32)
+    session = opened(rounded, tmp_path)
+    with pytest.raises(EngineError, match=r"ExecuTorch failed on .*40, 3, 8, 8"):
+        session.run({"x": x})
+    assert session.run({"x": x[:2]})["y"].shape == (2, 5)  # and goes on
+    limits = targets.get("executorch").profiles(SPECS, {"batch": {"min": 2, "best": 8, "max": 40}})
+    (tmp_path / "more").mkdir()
+    assert opened(rounded, tmp_path / "more", profiles=limits).run({"x": x})["y"].shape == (40, 5)
+
+
+def test_an_op_that_it_does_not_get_is_named(tmp_path):
+    node = helper.make_node("Det", ["x"], ["y"])
+    ports = [helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", [2, 2]), ("y", []))]
+    onnx.save(helper.make_model(helper.make_graph([node], "g", ports[:1], ports[1:])), tmp_path / "m.onnx")
+    with pytest.raises(EngineError, match="Det"):
+        engines.get("executorch").compile(tmp_path / "m.onnx", tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_its_threads_are_those_asked_for(rounded, tmp_path):
+    from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count
+
+    engine = engines.get("executorch")
+    files = engine.compile(rounded, tmp_path, {})
+    for threads in (1, 2):
+        assert engine.open(files, SPECS, host.facts(), {"threads": threads}).threads == threads
+        assert _threadpool_get_thread_count() == threads
+
+
+def test_what_portable_kernels_compute_is_counted(tmp_path):
+    node = helper.make_node("Erf", ["x"], ["y"])
+    ports = [helper.make_tensor_value_info(name, 1, [2]) for name in "xy"]
+    onnx.save(helper.make_model(helper.make_graph([node], "g", ports[:1], ports[1:])), tmp_path / "m.onnx")
+    files = engines.get("executorch").compile(tmp_path / "m.onnx", tmp_path, {})
+    assert json.loads(files["ports"].read_text())["precision"] == {"f32 in portable kernels": 1}
