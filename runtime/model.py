@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime.batching import Batcher, check_joinable, joined
 from runtime.bundle import Bundle
-from runtime.engines import Session
+from runtime.engines import Session, Starting
 from runtime.errors import InputError
 from runtime.tensors import Array, FeedCheck, TensorSpec, name_inputs
 
@@ -31,6 +31,9 @@ class Live:
     def __init__(self, bundle: Bundle, session: Session, decisions: "tuple[Decision, ...]") -> None:
         self.bundle = bundle
         self.session = session
+        self.begin: Callable[[Mapping[str, Array]], Callable[[], dict[str, Array]]] | None = (
+            session.begin if isinstance(session, Starting) else None
+        )
         self.decisions = decisions
         self.calls: deque[None] = deque()
 
@@ -157,14 +160,28 @@ class Model:
             calls: of each an array, a tuple of arrays or a dict.
             batch: join so many calls, of equal shapes, to one.
         """
-        waiting: deque[tuple[Future[Any], Callable[[Any], list[Any]]]] = deque()
+        waiting: deque[tuple[Callable[[], Any], Callable[[Any], list[Any]]]] = deque()
         for together, parts in joined(calls, batch, self.inputs, self.outputs, self._in_order):
-            waiting.append((self.submit(*together), parts))
+            waiting.append((self._begun(together), parts))
             while len(waiting) > 2 * self._streams:
-                future, split = waiting.popleft()
-                yield from split(future.result())
-        for future, split in waiting:
-            yield from split(future.result())
+                end, split = waiting.popleft()
+                yield from split(end())
+        for end, split in waiting:
+            yield from split(end())
+
+    def _begun(self, args: tuple[Any, ...]) -> Callable[[], Any]:
+        """Start a call; what is given back waits for its answer. It needs no thread where the engine goes on alone."""
+        if self._joined[0] == 1:
+            feeds = name_inputs(self.inputs, args)
+            self._check(feeds)
+            live = self._entered()
+            try:
+                if live.begin is not None:
+                    end = live.begin(feeds)
+                    return lambda: self._in_order(end())
+            finally:
+                live.calls.pop()
+        return self.submit(*args).result
 
     def reload(self, path: str | Path) -> None:
         """Take another bundle's model from the next call on; calls under way finish on the old one.

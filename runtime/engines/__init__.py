@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -52,6 +52,14 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Give the memory back; a call after this is an error."""
+
+
+@runtime_checkable
+class Starting(Protocol):
+    """What a session has whose library goes on with a call by itself, so that no thread need wait for it."""
+
+    def begin(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
+        """Start a call of inputs by name; what is given back waits for its outputs, also after the session's end."""
 
 
 class Engine(Protocol):

@@ -71,6 +71,27 @@ class OpenVinoSession:
             self._requests.append(request)
         return filled(out, results)
 
+    def begin(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
+        """Start a call, which goes on by itself; see `runtime.model.Model.map`."""
+        request = self._taken()
+        try:
+            request.start_async({self._index[name]: value for name, value in feeds.items()}, share_inputs=True)
+        except RuntimeError as error:
+            self._requests.append(request)
+            raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
+
+        def end() -> dict[str, Array]:
+            try:
+                request.wait()  # `feeds` stay where they are until then
+                tensors = [request.get_output_tensor(place).data.copy() for place in range(len(self._outputs))]
+                return dict(zip(self._outputs, tensors, strict=True))
+            except RuntimeError as error:
+                raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
+            finally:
+                self._requests.append(request)
+
+        return end
+
     def _taken(self) -> Any:
         try:
             return self._requests.pop()

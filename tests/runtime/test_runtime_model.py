@@ -465,6 +465,31 @@ def test_answers_come_in_the_order_of_the_calls_and_calls_are_read_as_needed():
     model.close()
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_a_map_gives_each_call_its_own_answer_whatever_happens_between(name, make, tmp_path):
+    calls = [np.random.default_rng(i).standard_normal((1 + i % 4, 3, 8, 8)).astype(np.float32) for i in range(40)]
+    with load(make((name,)), streams=2) as model:
+        wanted = [model(x) for x in calls]
+        for got, right in zip(model.map(iter(calls)), wanted, strict=True):
+            np.testing.assert_array_equal(got, right)
+        answers = model.map(calls)
+        np.testing.assert_array_equal(next(answers), wanted[0])
+        del answers  # with calls under way, which nobody waits for
+        bad = [*calls[:9], calls[0][:, :2], *calls[9:]]
+        seen = []
+        with pytest.raises(InputError, match="image"):
+            seen += list(model.map(bad))
+        answers = model.map(calls)
+        first = next(answers)
+        model.reload(model.bundle.path)
+        for got, right in zip([first, *answers], wanted, strict=True):
+            np.testing.assert_array_equal(got, right)
+        answers = model.map(calls)
+        next(answers)
+    with pytest.raises(InputError, match="closed"):
+        list(answers)
+
+
 @pytest.mark.parametrize("form", ["array", "tuple", "dict"])
 def test_a_map_joins_calls_of_equal_shapes(form):
     session = Counting()
