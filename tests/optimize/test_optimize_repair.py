@@ -17,6 +17,7 @@ from optimize.repair import Repaired
 from optimize.report import LayerRepair
 from optimize.steps import get
 from optimize.steps._float import quantized
+from optimize.steps.quantize_static import Step as Static
 from optimize.steps.repair import Step as Repair
 from optimize.verify import judge
 from runtime import host
@@ -150,8 +151,11 @@ def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_
         monkeypatch.setattr(pipeline, "repaired", search)
         monkeypatch.setattr(pipeline, "partial", lambda function, run, tried, limit: tried.update(mended) or None)
         mended = {f"{name}-repaired": Told(validate_=SimpleNamespace(drop=after)) for name in drops}
+        ways = sorted({name.removesuffix("-bf16") for name in drops})
         own = [
-            Candidate(name, "steps", SimpleNamespace(name=name[0]), (), {}, SCHEME, None, Repair()) for name in drops
+            Candidate(name, "steps", SimpleNamespace(name=name[0]), steps, {}, SCHEME, None, Repair())
+            for name in drops
+            for steps in [(Static(samples=1 + ways.index(name.removesuffix("-bf16"))),)]
         ]
         built = {name: Built(None, {}, SimpleNamespace(name=name), "", (), None) for name in drops}
         rows = {name: Told(validate_=SimpleNamespace(drop=drop)) for name, drop in drops.items()}
@@ -164,6 +168,35 @@ def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_
     assert asked == ["t-b"] and names == ["t-a", "t-b", "t-b-repaired", "u-a", "u-b"]
     assert notes == ["u-a was not repaired: u-b holds the limit", "t-a was not repaired: t-b-repaired holds the limit"]
     assert searched(drops, 0.05)[0] == ["t-b", "t-a"]
+    asked, notes, _ = searched({"t-a": 0.1, "t-a-bf16": 0.11, "t-b": 0.2, "t-c": 0.3}, 0.05)
+    assert asked == ["t-a", "t-b"]  # the same layers with another option are not searched again
+    assert notes == [
+        "t-a-bf16 was not repaired: it loses more than t-a, and that was to no avail",
+        "t-c was not repaired: it loses more than t-a and t-b, and that was to no avail",
+    ]
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_the_fewest_layers_that_hold_are_found_by_halving(monkeypatch, wanted):
+
+    layers = [LayerRepair(name=f"l{i}", op="Conv", regained=(7 - i) / 7) for i in range(7)]
+    tries = []
+
+    def build(candidate):
+        tries.append(len(candidate.steps[-1].layers))
+        return Built(None, {}, SimpleNamespace(name=candidate.name), "", (), None)
+
+    monkeypatch.setattr(repair, "regained", lambda *asked: layers)
+    monkeypatch.setattr(repair, "_costs", lambda *asked: repair._Costs({one.name: 1.0 for one in layers}, 0.1))
+    candidate = Candidate("t", "steps", SimpleNamespace(name="t"), (Static(),), {}, SCHEME, None, Repair())
+    subject = SimpleNamespace(splits=SimpleNamespace(calibrate=None), feeds={})
+    builder = SimpleNamespace(unrounded=lambda candidate: 1, build=build)
+    found = repair.repaired(
+        subject, builder, candidate, Built(None, {}, None, "", (), None), lambda *asked: tries[-1] >= wanted,
+        None, Progress(1, silent=True),
+    )  # fmt: skip
+    assert sum(one.returned for one in found.layers) == len(found.candidate.steps[-1].layers) == min(wanted, 7)
+    assert len(tries) <= 6 and len(set(tries)) == len(tries)
 
 
 @pytest.fixture
