@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+import targets
 from optimize import calibration, metrics, sources
 from optimize import data as data_folder
 from optimize.data import Batch, Split, Splits, resized
@@ -146,6 +147,8 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
     progress.say("the model")
     spec = recipe.model_spec()
     original = sources.load(spec)
+    if isinstance(original.model, Path):
+        _refuse_trees(read_onnx(original.model), recipe)
     place = recipe.data_place()
     inputs, material = read_data(
         place, recipe.data.source, recipe.metric(), recipe.data.better, original.inputs, progress
@@ -195,6 +198,20 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
             (int(one.labels[1]) + 1 for one in material.facts.values() if one.labels is not None), default=None
         ),
     )
+
+
+def _refuse_trees(model: OnnxModel, recipe: Recipe) -> None:
+    """Raise InputError where a target has not the ops of trees that a model has."""
+    import onnx
+
+    graph = onnx.load(model.path, load_external_data=False).graph
+    found = sorted({node.op_type for node in graph.node if node.domain == "ai.onnx.ml"})
+    if foreign := [name for name in recipe.targets if not targets.get(name).trees] if found else []:
+        able = ", ".join(name for name in targets.names() if targets.get(name).trees)
+        raise InputError(
+            f"the model has {', '.join(found)}, which of the targets {able} alone can run, "
+            f"and not {', '.join(foreign)}: leave that target out."
+        )
 
 
 def _decoding(

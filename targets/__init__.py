@@ -70,6 +70,7 @@ class Target:
             asked for becomes a candidate with them too. Empty where it cannot, or where the graph says it.
         limits: for a `cpu` that is older than this one, engine options that have only its kernels run here; a bundle
             does not take them along.
+        trees: it has the ops of the domain ai.onnx.ml, which are trees, support vectors and what comes before them.
         unproven: what of it was never tried, said to whoever is about to rely on it; empty where all was.
     """
 
@@ -84,6 +85,7 @@ class Target:
     half: bool = False
     bf16: Callable[[Host], Mapping[str, Any]] = lambda host: {}
     limits: Callable[[str], Mapping[str, Any]] = lambda cpu: {}
+    trees: bool = False
     unproven: str = ""
 
     def engine_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,4 +22,5 @@ TARGET = Target(
     options={"threads": int, "spinning": bool, "graph": str, "providers": list, "allow_fallback": bool},
     plain={"spinning": True},
     vendor={},
+    trees=True,
 )

@@ -17,4 +17,5 @@ TARGET = Target(
     options={},
     plain={},
     vendor={},
+    trees=True,
 )

@@ -123,7 +123,8 @@ def detect(place: str) -> str:
         if listing.get(__name__, name, "kind of data").claims(place):
             return name
     raise InputError(
-        f"'{place}' is not data that is known here ({', '.join(known)}). Give an .npz file, or file.py:callable."
+        f"'{place}' is not data that is known here ({', '.join(known)}). "
+        "Give an .npz file, a .csv, .tsv or .parquet table, or file.py:callable."
     )
 
 

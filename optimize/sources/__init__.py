@@ -76,7 +76,7 @@ def detect(place: str) -> str:
             return name
     raise InputError(
         f"'{place}' is not a model that any source knows ({', '.join(known)}). "
-        "Give an .onnx file, or file.py:callable for a PyTorch module."
+        "Give an .onnx file, a .skops file of scikit-learn, or file.py:callable for a PyTorch module."
     )
 
 

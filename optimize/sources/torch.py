@@ -35,7 +35,8 @@ def load(spec: ModelSpec) -> Original:
     except Exception as error:
         raise InputError(f"{spec.place} raised {type(error).__name__}: {error}") from error
     if not isinstance(built, nn.Module):
-        raise InputError(f"{spec.place} returned a {type(built).__name__}, not a torch.nn.Module.")
+        hint = " For scikit-learn say source = 'sklearn' in [model]." if hasattr(built, "predict") else ""
+        raise InputError(f"{spec.place} returned a {type(built).__name__}, not a torch.nn.Module.{hint}")
     notes = fill(built, Path(spec.weights), spec.trust) if spec.weights else ()
     built.eval()
     return Original(built, spec.inputs, lambda: TorchSession(built, spec.inputs, spec.threads), notes)
