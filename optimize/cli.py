@@ -73,14 +73,22 @@ def command(function: Callable[P, int]) -> Callable[P, None]:
 
 @command
 def demo(
+    name: Annotated[str, typer.Argument(help="Of the example; --list shows them.")] = "digits",
+    list_: Annotated[bool, typer.Option("--list", help="Show the examples.")] = False,
     out: Out = Path("optimize-demo"),
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
     json: Json = False,
 ) -> int:
-    """Do the whole way on real images (scikit-learn's digits): train, optimize, measure, bundle, report."""
-    from optimize.demo import demo
+    """Do the whole way on real data (scikit-learn's digits, or another example): train, optimize, measure, bundle."""
+    from optimize.demo import about, demo
 
-    return _show(demo(out, seed), out, json)
+    if list_:
+        print_({"examples": about()}, json)
+        return 0
+    found = demo(name, out, seed)
+    code = _show(found.report, out, json)
+    typer.echo(found.line, err=json)
+    return code if found.above else 1
 
 
 @command

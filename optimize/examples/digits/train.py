@@ -19,6 +19,7 @@ except ImportError:  # as a script
     from data import shift, splits
     from model import build
 
+MADE = "weights.pth"
 EPOCHS, BATCH, PATIENCE, HELD_OUT = 14, 64, 5, 120
 
 
