@@ -43,7 +43,7 @@ def main() -> int:
                 "seconds": time.monotonic() - begun,
                 "chosen": found.report.chosen,
                 "ratio_to_original": ratios,
-            }  # fmt: skip
+            }
         )
     for row in rows:
         speeds = ", ".join(f"{row['chosen'][name]} {value:.3g} x" for name, value in row["ratio_to_original"].items())

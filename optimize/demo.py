@@ -71,9 +71,8 @@ def demo(name: str, out: Path, seed: int) -> Demo:
     trivial = baseline(asked)
     above = value > trivial if report.data.higher_is_better else value < trivial
     words = "better" if above else "NOT better"
-    return Demo(
-        report, f"{name}: {report.data.metric} {value:.4g}, {words} than the trivial baseline's {trivial:.4g}.", above
-    )
+    metric = report.data.metric.rpartition("/")[2]  # a user's own is told by its place
+    return Demo(report, f"{name}: {metric} {value:.4g}, {words} than the trivial baseline's {trivial:.4g}.", above)
 
 
 def baseline(asked: recipe.Recipe) -> float:
