@@ -216,6 +216,8 @@ def _bundle(folder: Path, data: Mapping[str, Any]) -> Bundle:
 
 def _typed(data: Mapping[str, Any], key: str, kind: type) -> Any:
     """A value of exactly this type; KeyError, or TypeError where it is of another."""
+    if type(data) is not dict:
+        raise TypeError(f"a {type(data).__name__} where '{key}' was looked for")
     value = data[key]
     if type(value) is not kind:
         raise TypeError(f"'{key}' is a {type(value).__name__}, not a {kind.__name__}")

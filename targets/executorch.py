@@ -1,7 +1,9 @@
 """ExecuTorch on the CPU of phones, by XNNPACK."""
 
+import importlib.util
+
 from runtime.host import Host
-from targets import Scheme, Target, missing
+from targets import Scheme, Target
 from targets.tensorrt import profiles
 
 
@@ -15,10 +17,18 @@ def _scheme(cpu: str, host: Host) -> Scheme:
     )
 
 
+def _why_not() -> str | None:
+    """Whether its parts are there is looked at, not tried: importing them takes seconds."""
+    for name in ("executorch", "torch", "onnx"):
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed: pip install 'edge-optimize[executorch]'"
+    return None
+
+
 TARGET = Target(
     name="executorch",
     engine="executorch",
-    why_not=lambda: missing("executorch.exir", "executorch"),
+    why_not=_why_not,
     scheme=_scheme,
     options={"threads": int},
     plain={},

@@ -4,11 +4,13 @@ What XNNPACK does not take runs in ExecuTorch's portable kernels, slowly: it is 
 https://docs.pytorch.org/executorch/stable/backends/xnnpack/xnnpack-overview.html
 """
 
+import contextlib
 import json
+import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from threading import Lock
@@ -108,7 +110,8 @@ def needs(options: Options) -> dict[str, dict[str, Any]]:
 def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> ExecuTorchSession:
     """Load `files["model"]`, a .pte, with `files["ports"]`."""
     check_options("executorch", options, OPTIONS)
-    return ExecuTorchSession(files, specs, options, host.cores)
+    with _quiet():
+        return ExecuTorchSession(files, specs, options, host.cores)
 
 
 def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
@@ -117,10 +120,9 @@ def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
     An axis of variable length may be as long as `profiles` says, else 16. Raises EngineError where an op is not known.
     """
     check_options("executorch", options, OPTIONS)
-    library("executorch.exir", "executorch"), library("onnx", "executorch")
-    library("executorch.kernels.quantized", "executorch")
-    with warnings.catch_warnings():  # torch's exporter and ExecuTorch warn of their own insides
-        warnings.simplefilter("ignore")
+    with _quiet():
+        library("executorch.exir", "executorch"), library("onnx", "executorch")
+        library("executorch.kernels.quantized", "executorch")
         try:
             program, ports = _lowered(onnx, options.get("profiles") or {})
         except EngineError:
@@ -130,6 +132,19 @@ def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
     (out / "model.pte").write_bytes(program)
     (out / "ports.json").write_text(json.dumps(ports, indent=1) + "\n", encoding="utf-8")
     return {"model": out / "model.pte", "ports": out / "ports.json"}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporter, torchao and ExecuTorch say of their own insides."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _lowered(path: Path, profiles: Mapping[str, Mapping[str, list[int]]]) -> tuple[bytes, dict[str, Any]]:

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from optimize import demo, recipe
-from optimize.cli import app
+from optimize.cli import cli
 from runtime.errors import InputError
 
 
@@ -21,7 +21,7 @@ def test_an_example_has_a_page_a_recipe_and_a_model_that_can_be_made(name, tmp_p
 
 
 def test_the_examples_are_listed(tmp_path):
-    done = CliRunner().invoke(app, ["demo", "--list", "--json"])
+    done = CliRunner().invoke(cli, ["demo", "--list", "--json"])
     assert done.exit_code == 0
     assert all(f'"{name}"' in done.output for name in demo.names())
 
@@ -36,7 +36,7 @@ def test_an_example_that_is_not_there_is_refused(tmp_path):
 def test_an_example_runs_and_ends_above_the_trivial_baseline(name, tmp_path, monkeypatch):
     pytest.importorskip("skl2onnx", reason="pip install 'edge-optimize[sklearn]'")
     monkeypatch.setenv("OPTIMIZE_CACHE", str(tmp_path / "cache"))
-    done = CliRunner().invoke(app, ["demo", name, "--out", str(tmp_path / "out")])
+    done = CliRunner().invoke(cli, ["demo", name, "--out", str(tmp_path / "out")])
     last = done.output.strip().splitlines()[-1]
     assert done.exit_code == 0, done.output[-2000:]
     assert last.startswith(f"{name}: ") and ", better than the trivial baseline's " in last

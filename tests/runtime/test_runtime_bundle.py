@@ -313,6 +313,13 @@ def test_a_dtype_that_no_tensor_has_is_refused(out, dtype):
         bundles.read(out)
 
 
+@pytest.mark.parametrize("axis", [[True], [1], "max", 5, None, {"max": [1]}, {"max": True}])
+def test_an_axis_that_has_no_sizes_is_refused(out, axis):
+    change(out, lambda data: data["axes"].update(batch=axis))
+    with pytest.raises(BundleError):
+        bundles.read(out)
+
+
 def test_a_new_bundle_takes_the_old_ones_place(out, tmp_path):
     (out / "left from before").write_bytes(b"")
     write(tmp_path, out, b"new")
