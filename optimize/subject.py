@@ -138,16 +138,17 @@ def read_data(
     return inputs, Material(splits, facts, metrics.get(metric, better), labelled and metric != "agreement", notes)
 
 
-def prepare(recipe: Recipe, progress: Progress, log: Path | None) -> Subject:
+def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: bool = True) -> Subject:
     """Load the model and the data, and run the one on a few samples of the other.
 
     Raises:
-        InputError: something is missing, does not fit, holds NaN, or the one does not run on the other.
+        InputError: something is missing, does not fit, holds NaN, or the one does not run on the other; or, where it
+            must run on `every_target`, it has trees and a target has none.
     """
     progress.say("the model")
     spec = recipe.model_spec()
     original = sources.load(spec)
-    if isinstance(original.model, Path):
+    if every_target and isinstance(original.model, Path):
         _refuse_trees(read_onnx(original.model), recipe)
     place = recipe.data_place()
     inputs, material = read_data(

@@ -9,7 +9,7 @@ from targets import Scheme, Target
 def _scheme(cpu: str, host: Host) -> Scheme:
     """Q/DQ runs as it is written; what multiplies is all that could be gained from."""
     return Scheme(
-        ops=("Conv", "Gemm", "MatMul"), activation="int8", activation_symmetric=True, quantize_outputs=False,
+        ops=("Conv", "Gemm", "MatMul", "Add"), activation="int8", activation_symmetric=True, quantize_outputs=False,
         quantize_bias=False, blocks="MatMulNBits",
     )  # fmt: skip
 

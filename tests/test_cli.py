@@ -96,7 +96,7 @@ def test_no_such_data(place, call):
 
 
 def test_neither_model_nor_recipe(place, call):
-    refused(call, "run", "data.npz", "--data", "data.npz", says=".onnx file, or file.py:callable")
+    refused(call, "run", "data.npz", "--data", "data.npz", says=["an .onnx file", "file.py:callable"])
 
 
 def test_entry_point_not_there(place, call):
