@@ -156,6 +156,7 @@ def _lowered(path: Path, profiles: Mapping[str, Mapping[str, list[int]]]) -> tup
 
     module = OnnxModule(path).eval()
     axes: dict[str, Any] = {}
+    longest: dict[str, int] = {}
     examples, dynamic = [], []
     for name, (dtype, shape) in module.inputs.items():
         limits = profiles.get(name, {})
@@ -164,10 +165,13 @@ def _lowered(path: Path, profiles: Mapping[str, Mapping[str, list[int]]]) -> tup
             low, high = (
                 limits[key][place] if key in limits else value for key, value in (("min", 1), ("max", LARGEST))
             )
-            # one more, since a length that torch compares it with (of channels, say) is taken off the end of its range
-            axes.setdefault(axis, torch.export.Dim(f"axis_{len(axes)}", min=low, max=high + 1))
+            axes.setdefault(axis, torch.export.Dim(f"axis_{len(axes)}", min=low, max=max(2, high)))
+            if axis not in longest:  # no two alike, which torch would take for one
+                longest[axis] = next(n for n in range(max(2, high), 0, -1) if n not in longest.values())
         dynamic.append({place: axes[axis] for place, axis in free.items()})
-        sizes = [n if isinstance(n, int) else max(2, axes[n].min) for n in shape]
+        # the longest, since where torch compares a length with another (of channels, say), what is shorter in the
+        # example is shorter for good, and memory is laid out for no more than that
+        sizes = [n if isinstance(n, int) else longest[n] for n in shape]
         examples.append(torch.zeros(sizes, dtype=getattr(torch, dtype)))
     with torch.no_grad():
         outputs = module(*examples)

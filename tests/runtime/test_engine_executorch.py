@@ -1,6 +1,7 @@
 """What is ExecuTorch's own: integer kernels, memory that is laid out beforehand, ops that it does not get."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +88,27 @@ def test_what_is_longer_than_was_planned_is_refused_and_more_can_be_planned(roun
     limits = targets.get("executorch").profiles(SPECS, {"batch": {"min": 2, "best": 8, "max": 40}})
     (tmp_path / "more").mkdir()
     assert opened(rounded, tmp_path / "more", profiles=limits).run({"x": x})["y"].shape == (40, 5)
+
+
+def test_more_samples_than_a_layer_has_channels_are_planned_for(tmp_path):
+    """Torch compares the two somewhere, and would take the example's side of it for the only one."""
+    from optimize import flags
+
+    model = f"{Path(flags.__file__).parent / 'examples' / 'digits' / 'model.py'}:build"
+    flags.export(model, tmp_path / "model.onnx", None, None, ["image=batch,1,32,32"], 18, False)
+    specs = Specs(
+        (TensorSpec("image", "float32", ("batch", 1, 32, 32)),), (TensorSpec("output", "float32", ("batch", 10)),)
+    )
+    engine = engines.get("executorch")
+    limits = targets.get("executorch").profiles(specs, {"batch": {"min": 1, "best": 8, "max": 40}})
+    session = engine.open(
+        engine.compile(tmp_path / "model.onnx", tmp_path, {"profiles": limits}), specs, host.facts(), {}
+    )
+    reference = engines.get("onnxruntime").open({"model": tmp_path / "model.onnx"}, specs, host.facts(), {})
+    for batch in (1, 2, 31, 32, 33, 40):
+        x = RNG.normal(size=(batch, 1, 32, 32)).astype(np.float32)
+        error, _ = engines.relative_error(session.run({"image": x}), reference.run({"image": x}))
+        assert error < 1e-4
 
 
 def test_an_op_that_it_does_not_get_is_named(tmp_path):
