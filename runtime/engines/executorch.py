@@ -10,7 +10,7 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from threading import Lock
@@ -165,12 +165,12 @@ def _lowered(path: Path, profiles: Mapping[str, Mapping[str, list[int]]]) -> tup
             low, high = (
                 limits[key][place] if key in limits else value for key, value in (("min", 1), ("max", LARGEST))
             )
-            axes.setdefault(axis, torch.export.Dim(f"axis_{len(axes)}", min=low, max=max(2, high)))
-            if axis not in longest:  # no two alike, which torch would take for one
-                longest[axis] = next(n for n in range(max(2, high), 0, -1) if n not in longest.values())
+            if axis not in longest:
+                longest[axis] = _prime(high, longest.values())
+                axes[axis] = torch.export.Dim(f"axis_{len(axes)}", min=low, max=longest[axis])
         dynamic.append({place: axes[axis] for place, axis in free.items()})
-        # the longest, since where torch compares a length with another (of channels, say), what is shorter in the
-        # example is shorter for good, and memory is laid out for no more than that
+        # Where torch compares a length with another (of channels, say), what is shorter in the example, or equal, is so
+        # for good. So the example has the longest, for which memory is laid out, and a prime, which no layer has.
         sizes = [n if isinstance(n, int) else longest[n] for n in shape]
         examples.append(torch.zeros(sizes, dtype=getattr(torch, dtype)))
     with torch.no_grad():
@@ -194,6 +194,14 @@ def _lowered(path: Path, profiles: Mapping[str, Mapping[str, list[int]]]) -> tup
         "precision": dict(counts),
     }
     return lowered.to_executorch().buffer, ports
+
+
+def _prime(least: int, taken: Iterable[int]) -> int:
+    """The first prime number above `least` that is not taken."""
+    found = max(least, 2) + 1
+    while found in taken or any(found % n == 0 for n in range(2, int(found**0.5) + 1)):
+        found += 1
+    return found
 
 
 def _computes(node: Any) -> bool:
