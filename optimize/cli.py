@@ -93,8 +93,10 @@ def demo(
 
 @command
 def run(
-    model: Annotated[str, typer.Argument(help="RECIPE.toml, model.onnx, or file.py:callable.", metavar="RECIPE|MODEL")],
-    data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable.")] = None,
+    model: Annotated[
+        str, typer.Argument(help="RECIPE.toml, model.onnx, model.skops, or file.py:callable.", metavar="RECIPE|MODEL")
+    ],
+    data: Annotated[str | None, typer.Option(help="data.npz, data.csv, or file.py:callable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Where to deploy to; may be repeated.")] = None,
     metric: MetricName = None,
     better: Better = None,
@@ -120,8 +122,10 @@ def run(
 
 @command
 def plan(
-    model: Annotated[str, typer.Argument(help="RECIPE.toml, model.onnx, or file.py:callable.", metavar="RECIPE|MODEL")],
-    data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable.")] = None,
+    model: Annotated[
+        str, typer.Argument(help="RECIPE.toml, model.onnx, model.skops, or file.py:callable.", metavar="RECIPE|MODEL")
+    ],
+    data: Annotated[str | None, typer.Option(help="data.npz, data.csv, or file.py:callable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Where to deploy to; may be repeated.")] = None,
     weights: Weights = None,
     shape: Shape = None,
@@ -139,8 +143,8 @@ def plan(
 
 @command
 def init(
-    model: Annotated[str | None, typer.Argument(help="model.onnx, or file.py:callable.")] = None,
-    data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable.")] = None,
+    model: Annotated[str | None, typer.Argument(help="model.onnx, model.skops, or file.py:callable.")] = None,
+    data: Annotated[str | None, typer.Option(help="data.npz, data.csv, or file.py:callable.")] = None,
     weights: Weights = None,
     out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.toml"),
     schema: Annotated[bool, typer.Option("--schema", help="Print the recipe's JSON schema, for editors.")] = False,
@@ -187,7 +191,7 @@ def export(
 @command
 def eval_(
     models: Annotated[list[str], typer.Argument(help="The original, then others.", metavar="MODEL|BUNDLE...")],
-    data: Annotated[str, typer.Option(help="data.npz, or file.py:callable.")],
+    data: Annotated[str, typer.Option(help="data.npz, data.csv, or file.py:callable.")],
     metric: MetricName = None,
     better: Better = None,
     weights: Weights = None,

@@ -149,7 +149,7 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
     spec = recipe.model_spec()
     original = sources.load(spec)
     if every_target and isinstance(original.model, Path):
-        _refuse_trees(read_onnx(original.model), recipe)
+        _refuse_trees(original.model, recipe)
     place = recipe.data_place()
     inputs, material = read_data(
         place, recipe.data.source, recipe.metric(), recipe.data.better, original.inputs, progress
@@ -201,11 +201,11 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
     )
 
 
-def _refuse_trees(model: OnnxModel, recipe: Recipe) -> None:
-    """Raise InputError where a target has not the ops of trees that a model has."""
+def _refuse_trees(path: Path, recipe: Recipe) -> None:
+    """Raise InputError where a target has not the ops of trees that a model's file has."""
     import onnx
 
-    graph = onnx.load(model.path, load_external_data=False).graph
+    graph = onnx.load(path, load_external_data=False).graph
     found = sorted({node.op_type for node in graph.node if node.domain == "ai.onnx.ml"})
     if foreign := [name for name in recipe.targets if not targets.get(name).trees] if found else []:
         able = ", ".join(name for name in targets.names() if targets.get(name).trees)

@@ -171,7 +171,8 @@ class Model:
 
     def _begun(self, args: tuple[Any, ...]) -> Callable[[], Any]:
         """Start a call; what is given back waits for its answer. It needs no thread where the engine goes on alone."""
-        if self._joined[0] == 1:
+        now = self._live
+        if self._joined[0] == 1 and now is not None and now.begin is not None:
             feeds = name_inputs(self.inputs, args)
             self._check(feeds)
             live = self._entered()

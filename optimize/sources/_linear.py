@@ -100,9 +100,6 @@ class _Writer:
         made = [make("Gemm", [given, weights, self.constant(bias)], [scores], transB=1)]
         if name := _AFTER[after]:
             made.append(make(name, [scores], [out]))  # the last axis is Softmax's own
-        # labels are for nobody but a ZipMap; who reads them keeps the node
-        return (
-            [*made, make(node.op_type, node.input, [node.output[0], self.name()], domain=node.domain, **facts)]
-            if (node.op_type == "LinearClassifier")
-            else made
-        )
+        if node.op_type == "LinearClassifier":  # whoever reads its labels keeps it; else it goes with what is unused
+            made.append(make(node.op_type, node.input, [node.output[0], self.name()], domain=node.domain, **facts))
+        return made

@@ -45,7 +45,10 @@ def load(spec: ModelSpec) -> Original:
     inputs = spec.inputs or (TensorSpec("x", "float32", ("batch", _features(estimator, spec.place))),)
     converter = library("skl2onnx", "sklearn")
     versions = {"skl2onnx": str(converter.__version__), "scikit-learn": str(library("sklearn", "sklearn").__version__)}
-    content = hashlib.sha256(pickle.dumps(estimator)).hexdigest()
+    try:
+        content = hashlib.sha256(pickle.dumps(estimator)).hexdigest()
+    except Exception as error:  # of a lambda in it, say: whatever its parts raise
+        raise InputError(f"{spec.place} cannot be told from others, since it cannot be pickled: {error}") from error
     shapes = [one.to_json() for one in inputs]
     name = address(source="sklearn", estimator=content, inputs=shapes, versions=versions, ops=OPSETS)
 
@@ -140,7 +143,9 @@ def _read(place: str, trust: bool) -> Any:
     return _checked(found, place)
 
 
-def _made(make: Callable[..., Any], *args: Any, **facts: Any) -> Any:
+def _with_numbers(make: Callable[..., Any], *args: Any, **facts: Any) -> Any:
+    """`make_node`, its truth values as whole numbers."""
+
     def plain(value: Any) -> Any:
         if not isinstance(value, list | np.ndarray):
             return value
@@ -178,10 +183,10 @@ def _converted(estimator: Any, inputs: tuple[TensorSpec, ...], place: str) -> An
     container = library("skl2onnx.common._container", "sklearn")
     try:
         # 1.20 hands truth values to onnx as attributes that hold whole numbers, which protobuf refuses
-        with patch.object(container, "make_node", partial(_made, container.make_node)):
+        with patch.object(container, "make_node", partial(_with_numbers, container.make_node)):
             proto = converter.convert_sklearn(estimator, initial_types=given, options=scores, target_opset=OPSETS)
+        return in_plain_ops(proto, classes, OUTPUT)
     except Exception as error:  # its own errors share no base
         raise InputError(
             f"skl2onnx cannot convert {place}: {' '.join(str(error).split())[:300] or type(error).__name__}"
         ) from error
-    return in_plain_ops(proto, classes, OUTPUT)

@@ -37,12 +37,16 @@ _MOVES = (
 )  # fmt: skip
 
 
+# ExecuTorch has one pool of threads for the whole process, which may not be changed while anything computes in it
+_POOL = Lock()
+
+
 class ExecuTorchSession:
-    """A loaded method, one call at a time: it has one set of memory."""
+    """A loaded method; one call at a time in a process, with the threads that this session was asked for."""
 
     def __init__(self, files: Mapping[str, Path], specs: Specs, options: Options, cores: int) -> None:
         self._torch = library("torch", "executorch")
-        pool = library("executorch.extension.pybindings.portable_lib", "executorch")
+        self._library = library("executorch.extension.pybindings.portable_lib", "executorch")
         library("executorch.kernels.quantized", "executorch")  # registers kernels for Q/DQ outside of XNNPACK
         runtime = library("executorch.runtime", "executorch").Runtime.get()
 
@@ -55,16 +59,12 @@ class ExecuTorchSession:
         except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
             raise EngineError(f"ExecuTorch cannot load {files['model'].name}: {_reason(error)}") from error
         check_specs("ExecuTorch", specs, inputs, outputs)
-        if pool._threadpool_get_thread_count() != self.threads:  # one pool serves the whole process
-            pool._unsafe_reset_threadpool(self.threads)
-        self._program, self._inputs, self._outputs, self._lock = program, list(inputs), list(outputs), Lock()
+        self._program, self._inputs, self._outputs = program, list(inputs), list(outputs)
 
     def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Outputs by name; see `runtime.engines.Session`."""
         given = self._tensors(feeds)
-        with self._lock:
-            if self._method is None:
-                raise EngineError("this ExecuTorch session is closed.")
+        with self._alone():
             try:
                 found = self._method.execute(given)
             except RuntimeError as error:
@@ -74,14 +74,24 @@ class ExecuTorchSession:
 
     def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
         """An execution of inputs that are set already; see `runtime.engines.Session`."""
-        given, method = self._tensors(feeds), self._method._method
+        given = self._tensors(feeds)
 
         def call() -> None:
-            with self._lock:
-                method.set_inputs(given)
-                method.execute()
+            with self._alone():
+                self._method._method.set_inputs(given)
+                self._method._method.execute()
 
         return call
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other call computes meanwhile, and the pool has this session's threads; raises EngineError when closed."""
+        with _POOL:
+            if self._method is None:
+                raise EngineError("this ExecuTorch session is closed.")
+            if self._library._threadpool_get_thread_count() != self.threads:
+                self._library._unsafe_reset_threadpool(self.threads)
+            yield
 
     def _tensors(self, feeds: Mapping[str, Array]) -> list[Any]:
         # memory that may not be written is not shared, lest torch warn of it
@@ -92,8 +102,9 @@ class ExecuTorchSession:
         return dict(self._precision)
 
     def close(self) -> None:
-        """Drop the method."""
-        self._method = self._program = None
+        """Drop the method, once what computes in it has ended."""
+        with _POOL:
+            self._method = self._program = None
 
 
 def facts() -> dict[str, str]:

@@ -88,7 +88,8 @@ class OpenVinoSession:
             except RuntimeError as error:
                 raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
             finally:
-                self._requests.append(request)
+                if self._compiled is not None:
+                    self._requests.append(request)
 
         return end
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from runtime.errors import EngineError
 from runtime.onnx_torch.lengths import LENGTHS
 from runtime.onnx_torch.ops import OPS
-from runtime.onnx_torch.values import Known, Node, Value, node_of, tensor
+from runtime.onnx_torch.values import Known, Node, Unsupported, Value, node_of, tensor
 from runtime.tensors import Array
 
 
@@ -91,7 +91,7 @@ def _in_float(nodes: Sequence[Node], constants: dict[str, Array]) -> list[Node]:
 
     kept = []
     for node in nodes:
-        weight = node.op == "DequantizeLinear" and node.inputs[0] in constants
+        weight = node.op == "DequantizeLinear" and constants.keys() >= {*node.inputs}
         after = users.get(node.outputs[0], [])
         if weight and not (after and all(one.inputs[0] in back and rounds(one.outputs[0]) for one in after)):
             given = {name: constants[name] for name in node.inputs}
@@ -124,7 +124,8 @@ def _computed(node: Node, given: list[Value]) -> tuple[Value, ...]:
         found = (LENGTHS if on_lengths else OPS)[node.op](node, *given)
         found = found if isinstance(found, tuple) else (found,)
         if any(node.outputs[len(found) :]):
-            raise NotImplementedError(f"its output '{node.outputs[-1]}' is asked for")
-    except (NotImplementedError, AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
+            raise Unsupported(f"its output '{node.outputs[-1]}' is asked for")
+    # the last ones are torch's and Python's own, for shapes, dtypes and attributes of a file that no entry foresaw
+    except (Unsupported, AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
         raise EngineError(f"{node.op} '{node.name}' cannot be brought to torch: {error}") from error
     return found

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from runtime.onnx_torch.values import Node, Rounded, Value, linear, numbers, rounded, tensor
+from runtime.onnx_torch.values import Node, Rounded, Unsupported, Value, linear, numbers, rounded, tensor
 
 
 def _padded(node: Node, given: Value, kernel: Sequence[int], fill: float) -> tuple[Tensor, list[int]]:
@@ -53,7 +53,7 @@ def _conv_transpose(node: Node, given: Value, w: Value, b: Value = None) -> Tens
     rank = weight.ndim - 2
     pads = list(node("pads", [0] * 2 * rank))
     if node("output_shape") or node("auto_pad", "NOTSET") != "NOTSET" or pads[:rank] != pads[rank:]:
-        raise NotImplementedError("its padding has two sides that differ, or is worked out by ONNX")
+        raise Unsupported("torch takes no length of its output, nor a padding whose two sides differ")
     compute = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
     return compute(
         tensor(given), weight, None if b is None else tensor(b), node("strides", [1] * rank), pads[:rank],
@@ -93,13 +93,16 @@ def _average_pool(node: Node, given: Value) -> Tensor:
     kernel, counted = node("kernel_shape"), bool(node("count_include_pad", 0))
     rank = len(kernel)
     x, padding = _padded(node, given, kernel, 0)
-    if set(node("dilations", [1])) != {1} or (x.shape != tensor(given).shape and not counted):
-        raise NotImplementedError("it is dilated, or its padding has two sides that differ and is not counted")
-    if counted and node("ceil_mode", 0):
-        raise NotImplementedError("it rounds lengths upward and counts its padding")
+    upward, padded = bool(node("ceil_mode", 0)), x.shape != tensor(given).shape
+    if set(node("dilations", [1])) != {1}:
+        raise Unsupported("torch has no dilated average")
+    if upward and (counted or padded):
+        raise Unsupported("where lengths are rounded upward, torch counts another padding")
     compute = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
-    steps = node("strides", [1] * rank)
-    found: Tensor = compute(x, kernel, steps, padding, bool(node("ceil_mode", 0)), counted)
+    found: Tensor = compute(x, kernel, node("strides", [1] * rank), padding, upward, counted)
+    if padded and not counted:  # by the share of each window that is no padding
+        ones = torch.ones_like(tensor(given))
+        found = found / compute(_padded(node, ones, kernel, 0)[0], kernel, node("strides", [1] * rank))
     return found
 
 
@@ -114,7 +117,7 @@ def _resize(node: Node, given: Value, roi: Value = None, scales: Value = None, s
     if mode == "nearest":
         whole = asked is None and all(one == int(one) for one in factors or ())
         if not whole and (place, node("nearest_mode", "round_prefer_floor")) != ("asymmetric", "floor"):
-            raise NotImplementedError(f"nearest by {place}, {node('nearest_mode', 'round_prefer_floor')}")
+            raise Unsupported(f"nearest by {place}, {node('nearest_mode', 'round_prefer_floor')}")
         return F.interpolate(x, **how, mode="nearest")
     name = {("linear", 1): "linear", ("linear", 2): "bilinear", ("linear", 3): "trilinear", ("cubic", 2): "bicubic"}
     lengths = asked or [have * one for have, one in zip(x.shape[2:], factors or (), strict=True)]
@@ -125,7 +128,7 @@ def _resize(node: Node, given: Value, roi: Value = None, scales: Value = None, s
         or (place == "pytorch_half_pixel" and 1 in lengths)
         or (place == "align_corners" and any(one != int(one) for one in lengths))
     ):  # fmt: skip
-        raise NotImplementedError(f"{mode} by {place}, as it is set")
+        raise Unsupported(f"{mode} by {place}, as it is set")
     return F.interpolate(x, **how, mode=name[mode, x.ndim - 2], align_corners=place == "align_corners")
 
 

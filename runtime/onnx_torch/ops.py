@@ -20,6 +20,7 @@ from runtime.onnx_torch.values import (
     Known,
     Node,
     Rounded,
+    Unsupported,
     Value,
     number,
     numbers,
@@ -45,7 +46,7 @@ def _dequantize(node: Node, given: Value, scale: Known, zero: Value = None) -> V
     value = tensor(given)
     at = zero if isinstance(zero, Known) else Known(np.zeros(scale.numbers.shape, np.int64))
     if node("block_size", 0):
-        raise NotImplementedError("its weights have a scale for each block")
+        raise Unsupported("its weights have a scale for each block")
     if value.dtype not in RANGES:  # a bias, in int32
         shape = [-1] + [1] * (value.ndim - 1 - node("axis", 1) % max(value.ndim, 1))
         return value.to(torch.float32) * tensor(scale).reshape(shape if scale.numbers.size > 1 else [])
@@ -59,7 +60,7 @@ def _gather(node: Node, data: Value, places: Value) -> Tensor:
     x, at, axis = tensor(data), tensor(places), node("axis", 0)
     axis = axis % x.ndim
     if at.dtype not in (torch.int32, torch.int64):
-        raise NotImplementedError(f"places of {at.dtype}")
+        raise Unsupported(f"places of {at.dtype}")
     if isinstance(places, Known):
         at = torch.where(at < 0, at + x.shape[axis], at)
         if at.ndim == 0:
@@ -74,7 +75,11 @@ def _slice(node: Node, given: Value, *limits: Value) -> Tensor:
     x = tensor(given)
     for start, end, axis, step in slices(node, *limits):
         if step < 0:
-            raise NotImplementedError("it goes backwards")
+            if not isinstance(x.shape[axis], int):
+                raise Unsupported("it goes backwards over an axis whose length varies")
+            places = range(x.shape[axis])[start : None if end < -x.shape[axis] else end : step]
+            x = x.index_select(axis % x.ndim, torch.tensor(places))
+            continue
         x = x[(slice(None),) * (axis % x.ndim) + (slice(start, None if end >= 2**31 - 1 else end, step),)]
     return x
 
@@ -164,9 +169,9 @@ def _softmax(compute: Op) -> Op:
     def softmax(node: Node, given: Value) -> Tensor:
         x = tensor(given)
         axis = node("axis", -1 if node.opset >= 13 else 1)
-        if node.opset >= 13 or axis % x.ndim == x.ndim - 1:
-            return compute(x, axis)  # type: ignore[no-any-return]
-        return compute(x.flatten(axis), -1).reshape(x.shape)  # type: ignore[no-any-return]
+        whole = node.opset >= 13 or axis % x.ndim == x.ndim - 1  # older ones go over all axes from this on
+        found: Tensor = compute(x, axis) if whole else compute(x.flatten(axis), -1).reshape(x.shape)
+        return found
 
     return softmax
 
@@ -185,7 +190,7 @@ def _clip(node: Node, given: Value, least: Value = None, most: Value = None) -> 
 
 def _dropout(node: Node, given: Value, ratio: Value = None, training: Value = None) -> Value:
     if number(training):
-        raise NotImplementedError("it is in training")
+        raise Unsupported("it is in training")
     return given
 
 
@@ -196,7 +201,7 @@ def _top_k(node: Node, given: Value, k: Value) -> tuple[Tensor, Tensor]:
 
 def _arg_max(node: Node, given: Value) -> Tensor:
     if node("select_last_index", 0):
-        raise NotImplementedError("of equal ones the last is asked for")
+        raise Unsupported("of equal ones the last is asked for")
     return torch.argmax(tensor(given), node("axis", 0), bool(node("keepdims", 1)))
 
 

@@ -15,6 +15,10 @@ RANGES = {torch.int8: (-128, 127), torch.uint8: (0, 255)}
 QUANTIZED = torch.ops.quantized_decomposed
 
 
+class Unsupported(Exception):
+    """What a file asks for has no counterpart in torch, or one that answers otherwise; whoever reads it is told why."""
+
+
 @dataclass(frozen=True)
 class Known:
     """Numbers of the file, or worked out of lengths; those of dtype object may be symbols.
@@ -50,14 +54,14 @@ class Rounded:
             value, axis = self.value.buffer, 1 - self.axis
         else:
             value, axis = tensor(self.value), self.axis
-        low, high = RANGES[value.dtype]
+        found: Tensor
         if self.scale.numbers.size == 1:
             scale, zero = float(self.scale.numbers.item()), int(self.zero.numbers.item())
-            found = QUANTIZED.dequantize_per_tensor(value, scale, zero, low, high, value.dtype)
+            found = QUANTIZED.dequantize_per_tensor(value, scale, zero, *RANGES[value.dtype], value.dtype)
         else:
-            given = value, tensor(self.scale), tensor(self.zero), axis, low, high, value.dtype
+            given = value, tensor(self.scale), tensor(self.zero), axis, *RANGES[value.dtype], value.dtype
             found = QUANTIZED.dequantize_per_channel(*given)
-        return found  # type: ignore[no-any-return]
+        return found
 
 
 Value: TypeAlias = Tensor | Known | Rounded | None
@@ -121,9 +125,9 @@ def tensor(value: Value) -> Tensor:
 
 
 def numbers(value: Value) -> list[Any]:
-    """Numbers that must be known beforehand: axes, lengths, limits; raises NotImplementedError where they are not."""
+    """Numbers that must be known beforehand: axes, lengths, limits; raises Unsupported where they depend on data."""
     if not isinstance(value, Known):
-        raise NotImplementedError("its axes or lengths depend on data")
+        raise Unsupported("its axes or lengths depend on data")
     return list(value.numbers.flat)
 
 

@@ -126,9 +126,10 @@ def test_its_threads_are_those_asked_for(rounded, tmp_path):
 
     engine = engines.get("executorch")
     files = engine.compile(rounded, tmp_path, {})
-    for threads in (1, 2):
-        assert engine.open(files, SPECS, host.facts(), {"threads": threads}).threads == threads
-        assert _threadpool_get_thread_count() == threads
+    sessions = {threads: engine.open(files, SPECS, host.facts(), {"threads": threads}) for threads in (1, 2)}
+    for threads in (1, 2, 1):  # each call's, whatever another session has
+        sessions[threads].run({"x": np.zeros((1, 3, 8, 8), np.float32)})
+        assert sessions[threads].threads == _threadpool_get_thread_count() == threads
 
 
 def test_what_portable_kernels_compute_is_counted(tmp_path):
