@@ -185,7 +185,6 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
             continue
         if passed_over(candidate, enough[candidate.target.name], searched[candidate.target.name]):
             continue
-        searched[candidate.target.name].append(candidate)
 
         def holds(one, new):
             built[one.name] = new
@@ -195,6 +194,7 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
         begun = time.monotonic()
         found = repaired(subject, builder, candidate, built[candidate.name], holds, log, progress)
         if found:
+            searched[candidate.target.name].append(candidate)
             candidates.append(found.candidate)
             made[found.candidate.name] = built[found.candidate.name] = found.built
             seconds[found.candidate.name] = time.monotonic() - begun

@@ -305,7 +305,6 @@ def _repaired(run: _Run, rows: Rows, builder: Builder, max_drop: float) -> tuple
         if reason := passed_over(candidate, enough.get(candidate.target.name, ""), before):
             notes.append(f"{candidate.name} was not repaired: {reason}")
             continue
-        before.append(candidate)
         tried: Rows = {ORIGINAL: rows[ORIGINAL]}
         holds = partial(_holds, run, tried, max_drop)
         try:
@@ -316,6 +315,7 @@ def _repaired(run: _Run, rows: Rows, builder: Builder, max_drop: float) -> tuple
         if found is None:
             notes.append(f"{candidate.name} was not repaired: no layer by itself regains anything in float")
         else:
+            before.append(candidate)
             name = found.candidate.name
             beside = list(run.candidates)
             beside.insert(beside.index(candidate) + 1, found.candidate)

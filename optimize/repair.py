@@ -47,7 +47,7 @@ def passed_over(candidate: Candidate, better: str, searched: Sequence[Candidate]
     Args:
         candidate: that loses too much.
         better: a rounded candidate of the same target that holds the limit; empty where none does yet.
-        searched: candidates of the same target whose layers were searched, to no avail.
+        searched: candidates of the same target that were repaired, and still lose too much.
     """
     if better:
         return f"{better} holds the limit"
