@@ -2,13 +2,14 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from optimize import sensitivity
 from optimize.build import Builder, Built
-from optimize.data import Split
+from optimize.data import Batch, Split
 from optimize.data._profile import colour_axis
 from optimize.models import OnnxModel
 from optimize.plan import Candidate
@@ -122,10 +123,8 @@ def _transposed(x: Array, colour: int) -> Array:
 
 
 def _changed(split: Split, change: Change) -> Split:
-    return Split(
-        split.name,
-        lambda: (
-            ({name: np.ascontiguousarray(change(value)) for name, value in feeds.items()}, labels)
-            for feeds, labels in split.passes()
-        ),
-    )
+    def changed(batch: Batch) -> Batch:
+        feeds, labels = split.convert(batch)
+        return {name: np.ascontiguousarray(change(value)) for name, value in feeds.items()}, labels
+
+    return replace(split, convert=changed)

@@ -59,6 +59,7 @@ def write_bundle(
                 answers[plain],
             ),
             golden=goldens.save(Path(folder, "inputs"), feeds) if feeds else {},
+            pre=subject.pre,
             axes=subject.axes,
             made_with=report.made_with,
             report=files,

@@ -1,7 +1,7 @@
 """What the user asks for: a TOML file, or flags that make the same thing."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,9 @@ from optimize import sources, steps
 from optimize.models import OnnxModel, TorchModel
 from optimize.sources import ModelSpec
 from optimize.steps import Settings
-from runtime import listing
+from runtime import listing, pre
 from runtime.errors import InputError
+from runtime.pre import PreSpec
 from runtime.tensors import TensorSpec
 
 Objective = Literal["latency", "size", "memory", "throughput"]
@@ -77,7 +78,10 @@ class Model(_Table):
 
 
 class Data(_Table):
-    """[data]: `path` is an .npz file, `entry` is file.py:callable; `check` refuses what no step should calibrate on."""
+    """[data]: `path` is an .npz file, `entry` is file.py:callable; `check` refuses what no step should calibrate on.
+
+    `damaged` is the share of samples that may be left out because they cannot be read.
+    """
 
     source: str | None = None
     path: str | None = None
@@ -85,6 +89,31 @@ class Data(_Table):
     metric: str | None = None
     better: Literal["higher", "lower"] | None = None
     check: bool = True
+    damaged: float = Field(default=0.05, ge=0, le=1)
+
+
+class Pre(_Table):
+    """[[pre]]: what makes inputs of raw samples; its further keys are those of its kind in `runtime.pre`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: str
+    columns: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _known(self) -> "Pre":
+        pre.settings(self.kind, {key: value for key, value in self.own.items() if key not in pre.files(self.kind)})
+        return self
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The settings of its kind."""
+        return dict(self.model_extra or {})
+
+    def spec(self, resolve: Callable[[str], str]) -> PreSpec:
+        """In plain values, its files' paths absolute."""
+        roles = pre.files(self.kind)
+        files = {key: resolve(str(value)) for key, value in self.own.items() if key in roles}
+        return PreSpec(self.kind, self.columns, {k: v for k, v in self.own.items() if k not in roles}, files)
 
 
 class Constraints(_Table):
@@ -133,6 +162,7 @@ class Recipe(_Table):
     folder: Path = Field(default=Path(), exclude=True)
     model: Model
     data: Data
+    pre: tuple[Pre, ...] = ()
     steps: tuple[Any, ...] = ()
     targets: dict[str, dict[str, Any]] = Field(min_length=1)
     constraints: Constraints = Constraints()
@@ -171,6 +201,10 @@ class Recipe(_Table):
     def data_place(self) -> str:
         """A path, or file.py:callable."""
         return self._resolve(_place("data", self.data))
+
+    def preprocessing(self) -> tuple[PreSpec, ...]:
+        """What makes inputs of raw samples."""
+        return tuple(one.spec(self._resolve) for one in self.pre)
 
     def metric(self) -> str | None:
         """A metric's name, or file.py:function; None where the data decides."""

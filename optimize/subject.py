@@ -1,13 +1,13 @@
 """What is optimized: the original, its data, its metric and the sizes it runs at, all checked before any work."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 import targets
-from optimize import calibration, metrics, sources
+from optimize import calibration, metrics, preprocessing, sources
 from optimize import data as data_folder
 from optimize.data import Batch, Split, Splits, resized
 from optimize.metrics import Metric, Rows
@@ -19,8 +19,10 @@ from optimize.steps.fold_postprocessing import Step as FoldPostprocessing
 from runtime.contender import Contender, Worker
 from runtime.decoding import Decoding
 from runtime.errors import InputError, WorkError
+from runtime.pre import PreSpec
 from runtime.tensors import Array, TensorSpec
 
+DAMAGED = 0.05  # the share of samples that may be left out because they cannot be read
 EVALUATE_BATCH = 32  # samples a call where the model takes so many
 FEW = 200  # samples of validate, below which a choice by them is luck, and calibrate's are looked at too
 
@@ -41,6 +43,7 @@ class Subject:
         choice_samples: how many.
         feeds: the arrays of each timed call: the first samples of validate.
         notes: what a reader of the report should know.
+        pre: what makes the inputs of raw samples.
         classes: how many kinds of labels there are; None where they are no whole numbers.
     """
 
@@ -59,6 +62,7 @@ class Subject:
     choice_samples: int
     feeds: dict[str, Array]
     notes: tuple[str, ...]
+    pre: tuple[PreSpec, ...] = ()
     classes: int | None = None
 
 
@@ -69,6 +73,7 @@ class Material:
     Attributes:
         own_labels: the data has the labels that the metric wants; else the original's answers stand for them.
         facts: of each split, and the smallest and largest label.
+        pre: what makes the inputs of raw samples.
     """
 
     splits: Splits
@@ -76,6 +81,7 @@ class Material:
     metric: Metric
     own_labels: bool
     notes: tuple[str, ...]
+    pre: tuple[PreSpec, ...] = ()
 
     def try_out(self, original: Contender, split: Split, batch: int, log: Path | None) -> None:
         """Run the original on its first samples, the metric on its answers, and on each split's extreme labels.
@@ -111,7 +117,7 @@ class Material:
 
 def read_data(
     place: str, source: str | None, metric: str | None, better: str | None, given: tuple[TensorSpec, ...],
-    progress: Progress,
+    progress: Progress, pre: Sequence[PreSpec] = (), damaged: float = DAMAGED,
 ) -> tuple[tuple[TensorSpec, ...], Material]:  # fmt: skip
     """Load the data for a model's inputs, or infer the inputs from the data, check it all, and pick the metric.
 
@@ -119,15 +125,23 @@ def read_data(
         InputError: something is missing, does not fit, or holds NaN.
     """
     progress.say("the data")
-    splits = data_folder.load(source or data_folder.detect(place), place)
-    inputs = given or data_folder.infer_inputs(splits.calibrate.take(1))
-    splits = data_folder.prepare(splits, inputs)
-    facts = {}
-    for split in splits:
-        progress.say(f"the data: {split.name}")
-        facts[split.name] = data_folder.examine(split, inputs)
+    read = preprocessing.read(data_folder.load(source or data_folder.detect(place), place), pre, given)
+    try:
+        inputs = given or data_folder.infer_inputs(read.splits.calibrate.take(1))
+        splits = data_folder.prepare(read.splits, inputs)
+        facts = {}
+        for split in splits:
+            progress.say(f"the data: {split.name}")
+            facts[split.name] = data_folder.examine(split, inputs)
+    except InputError as error:
+        if read.losses.reasons and not read.losses.read:
+            raise InputError(
+                f"no sample of {place} can be read; the first: {next(iter(read.losses.reasons))}"
+            ) from error
+        raise
+    lost = read.losses.check(sum(one.samples for one in facts.values()), damaged)
     labelled = all(one.labelled for one in facts.values())
-    notes = splits.notes
+    notes = (*splits.notes, *lost)
     if not labelled and metric not in (None, "agreement"):
         raise InputError(f"the metric '{metric}' needs labels, and the data has none: leave it out for agreement.")
     if metric is None:
@@ -135,7 +149,9 @@ def read_data(
         metric = "agreement" if not labelled else "accuracy" if integer else "mse"
         reason = "without labels" if not labelled else f"for {'whole-number' if integer else 'real-number'} labels"
         notes = (*notes, f"no metric was named; '{metric}' was taken, {reason}")
-    return inputs, Material(splits, facts, metrics.get(metric, better), labelled and metric != "agreement", notes)
+    return inputs, Material(
+        splits, facts, metrics.get(metric, better), labelled and metric != "agreement", notes, read.specs
+    )
 
 
 def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: bool = True) -> Subject:
@@ -152,8 +168,9 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
         _refuse_trees(original.model, recipe)
     place = recipe.data_place()
     inputs, material = read_data(
-        place, recipe.data.source, recipe.metric(), recipe.data.better, original.inputs, progress
-    )
+        place, recipe.data.source, recipe.metric(), recipe.data.better, original.inputs, progress,
+        recipe.preprocessing() or original.pre, recipe.data.damaged,
+    )  # fmt: skip
     odd = calibration.check(material.facts) if recipe.data.check else []
     contender = replace(spec, inputs=inputs).contender()
     axes = _axes(recipe, inputs)
@@ -195,6 +212,7 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
         choice_samples=samples,
         feeds=resized(material.splits.validate.take(batch)[0], batch),
         notes=(*original.notes, *material.notes, *odd, *told),
+        pre=material.pre,
         classes=max(
             (int(one.labels[1]) + 1 for one in material.facts.values() if one.labels is not None), default=None
         ),
@@ -239,7 +257,7 @@ def _choice(recipe: Recipe, material: Material) -> tuple[Split, int, list[str]]:
     def passes() -> Iterator[Batch]:
         yield from splits.validate.passes()
         left = more
-        for feeds, labels in splits.calibrate.batches(EVALUATE_BATCH):
+        for feeds, labels in splits.calibrate.passes():
             kept = {name: value[:left] for name, value in feeds.items()}
             yield kept, None if labels is None else labels[:left]
             left -= len(next(iter(kept.values())))
@@ -250,7 +268,7 @@ def _choice(recipe: Recipe, material: Material) -> tuple[Split, int, list[str]]:
         f"validate has {own} samples, which tell little: the choice went by {more} of calibrate too, on which no step "
         "trained"
     )
-    return Split("validate", passes), own + more, [said]
+    return replace(splits.validate, passes=passes), own + more, [said]
 
 
 def _axes(recipe: Recipe, inputs: tuple[TensorSpec, ...]) -> dict[str, dict[str, int]]:

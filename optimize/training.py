@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,12 +44,8 @@ class Samples:
     @classmethod
     def of(cls, split: Split, inputs: tuple[TensorSpec, ...]) -> "Samples":
         """All of a split."""
-        batches = list(split.passes())
-        if not batches:
-            raise InputError(f"the split '{split.name}' is empty.")
-        feeds = {spec.name: np.concatenate([part[spec.name] for part, _ in batches]) for spec in inputs}
-        labels = [part for _, part in batches if part is not None]
-        return cls(feeds, np.concatenate(labels) if len(labels) == len(batches) else None)
+        feeds, labels = split.take(sys.maxsize)  # at once: texts are padded to one length then
+        return cls({spec.name: feeds[spec.name] for spec in inputs}, labels)
 
     def __len__(self) -> int:
         return len(next(iter(self.feeds.values())))

@@ -4,6 +4,7 @@
     <engine's name>/         one folder an engine: its files, and source.onnx, from which it was compiled
     fallback/model.onnx      the plain fp32 model, for any engine library that is there
     golden/                  a few real inputs (.npy); beside each engine what it answered to them
+    pre/                     what preprocessing of raw samples reads: a tokenizer, say
     report/                  the report of the run that made it
     manifest.sig             where it was signed: `runtime.signing`
 
@@ -13,6 +14,7 @@ with `models`, name to the `folder` of a bundle and the `sha256` of its manifest
 History of the format (`schema` in the manifest):
     1   2026-11   first
     2   2026-11   files with their size; golden answers; needs by version and GPU; several models
+    3   2026-11   preprocessing of raw samples
 """
 
 import hashlib
@@ -22,11 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from runtime import external, listing
+from runtime import external, listing, pre
 from runtime.errors import BundleError, InputError
+from runtime.pre import PreSpec
 from runtime.tensors import Specs
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 _MANIFEST_LIMIT = 2 * 2**20  # bytes; the largest real one is a few kilobytes, and JSON takes much more in memory
 
@@ -100,6 +103,7 @@ class Bundle:
         axes: named axis to its `min`, `best` and `max`.
         files: of every file, path to what it was when it was written.
         golden: input to .npy file, a few real samples; empty where the bundle has none.
+        pre: what makes inputs of raw samples, its files in the bundle; empty where the model takes arrays alone.
     """
 
     path: Path
@@ -111,6 +115,7 @@ class Bundle:
     files: Mapping[str, Stored]
     made_with: Mapping[str, Any]
     golden: Mapping[str, str] = field(default_factory=dict)
+    pre: tuple[PreSpec, ...] = ()
 
     def resolve(self, files: Mapping[str, str]) -> dict[str, Path]:
         """Role to path on this machine."""
@@ -209,6 +214,7 @@ def _bundle(folder: Path, data: Mapping[str, Any]) -> Bundle:
         files=_files(data),
         made_with=_typed(data, "made_with", dict),
         golden=_strings(data, "golden") if "golden" in data else {},
+        pre=tuple(map(_pre, _typed(data, "pre", list))) if "pre" in data else (),
     )
     _check(bundle)
     return bundle
@@ -227,6 +233,13 @@ def _typed(data: Mapping[str, Any], key: str, kind: type) -> Any:
 def _strings(data: Mapping[str, Any], key: str) -> dict[str, str]:
     found = _typed(data, key, dict)
     return {name: _typed(found, name, str) for name in found}
+
+
+def _pre(data: Any) -> PreSpec:
+    columns, kind = _typed(data, "columns", list), _typed(data, "kind", str)
+    if not columns or any(type(name) is not str for name in columns) or kind not in pre.names():
+        raise ValueError(f"preprocessing {kind!r} of the columns {columns!r}")
+    return PreSpec(kind, tuple(columns), _typed(data, "settings", dict), _strings(data, "files"))
 
 
 def _files(data: Mapping[str, Any]) -> dict[str, Stored]:
@@ -285,6 +298,7 @@ def _check(bundle: Bundle) -> None:
     """Every path stays inside, every file is there with the bytes it was written with."""
     models = [bundle.fallback.files["model"]]  # what an engine may read as ONNX
     named = [*bundle.fallback.files.values(), *bundle.golden.values()]
+    named += [file for spec in bundle.pre for file in spec.files.values()]
     for golden in (bundle.fallback.golden, *(entry.golden for entry in bundle.engines)):
         named += golden.outputs.values() if golden else ()
     for entry in bundle.engines:

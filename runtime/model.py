@@ -2,7 +2,9 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from time import sleep
@@ -15,6 +17,7 @@ from runtime.batching import Batcher, check_joinable, joined
 from runtime.bundle import Bundle
 from runtime.engines import Session, Starting
 from runtime.errors import InputError
+from runtime.pre import Preprocessing
 from runtime.tensors import Array, FeedCheck, TensorSpec, name_inputs
 
 if TYPE_CHECKING:
@@ -36,6 +39,13 @@ class Live:
         )
         self.decisions = decisions
         self.calls: deque[None] = deque()
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing | None:
+        """What the bundle does to raw samples; opened when it is first asked for."""
+        bundle = self.bundle
+        specs = [replace(spec, files={k: str(v) for k, v in bundle.resolve(spec.files).items()}) for spec in bundle.pre]
+        return Preprocessing(specs, bundle.specs.inputs) if specs else None
 
     def close(self) -> None:
         """Close the session when the calls in it have ended."""
@@ -120,7 +130,7 @@ class Model:
         """Run on one array, several in the order of the inputs, or a dict by name.
 
         Args:
-            args: the inputs.
+            args: the inputs; or raw samples, as `prepare` takes them.
             out: an array for the output; of a model with several, a dict by name.
 
         Returns:
@@ -130,7 +140,43 @@ class Model:
             if len(self.outputs) != 1:
                 raise InputError(f"the model has {len(self.outputs)} outputs; give out= a dict of arrays by name.")
             out = {self.outputs[0].name: out}
-        return self._in_order(self.run(name_inputs(self.inputs, args), out))
+        return self._in_order(self.run(self._feeds(args), out))
+
+    def prepare(self, *args: Any) -> dict[str, Array]:
+        """The inputs of raw samples, as they were made of them where the model was evaluated.
+
+        Args:
+            args: a raw sample (a picture's path or pixels, a text), a list of them, or several such in the order of
+                the bundle's columns; or a dict by column, which may have inputs that are none of theirs too.
+
+        Raises:
+            InputError: the bundle has no preprocessing, or a sample cannot be read.
+        """
+        made = self._last.preprocessing
+        if made is None:
+            raise InputError(f"this bundle has no preprocessing; give arrays: {', '.join(map(str, self.inputs))}.")
+        named = len(args) == 1 and isinstance(args[0], Mapping)
+        given = dict(args[0]) if named else dict(zip(made.columns, args, strict=False))
+        if any(name not in given for name in made.columns) or (not named and len(args) > len(given)):
+            got = ", ".join(map(str, given)) if named else str(len(args))
+            raise InputError(f"a raw sample has {', '.join(made.columns)}; got {got}.")
+        columns = {name: given.pop(name) for name in made.columns}
+        return given | made({k: value if isinstance(value, list) else [value] for k, value in columns.items()})
+
+    def _feeds(self, args: Sequence[Any]) -> dict[str, Any]:
+        """The inputs of a call by name, made of raw samples where it is given such."""
+        if self._last.preprocessing is None:
+            return name_inputs(self.inputs, args)
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            raw = any(spec.name not in args[0] for spec in self.inputs)
+        else:  # an array is raw where it holds text, or pixels that are not the model's own
+            raw = len(args) != len(self.inputs) or any(
+                not isinstance(value, np.ndarray)
+                or value.dtype.kind in "UO"
+                or (value.dtype == np.uint8 and (spec.dtype, len(spec.shape)) != ("uint8", value.ndim))
+                for spec, value in zip(self.inputs, args, strict=True)
+            )
+        return self.prepare(*args) if raw else name_inputs(self.inputs, args)
 
     def submit(self, *args: Any) -> "Future[Any]":
         """Call in a thread of the model's own; as many calls run at once as it has streams.
@@ -149,7 +195,7 @@ class Model:
             if self._batcher is None:
                 return self._pool.submit(self, *args)
             batcher = self._batcher
-        feeds = name_inputs(self.inputs, args)
+        feeds = self._feeds(args)
         self._check(feeds)
         return batcher.submit(feeds, self._in_order)
 
@@ -173,7 +219,7 @@ class Model:
         """Start a call; what is given back waits for its answer. It needs no thread where the engine goes on alone."""
         now = self._live
         if self._joined[0] == 1 and now is not None and now.begin is not None:
-            feeds = name_inputs(self.inputs, args)
+            feeds = self._feeds(args)
             self._check(feeds)
             live = self._entered()
             try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from runtime.bundle import MANIFEST, SCHEMA, Bundle, EngineEntry, Fallback, Golden, escapes, read, read_manifest, sha256
 from runtime.errors import InputError
+from runtime.pre import PreSpec
 from runtime.tensors import Specs
 
 
@@ -25,6 +26,7 @@ def write(
     made_with: Mapping[str, Any],
     report: Sequence[Path] = (),
     golden: Mapping[str, str] | None = None,
+    pre: Sequence[PreSpec] = (),
     pages: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, str]] = lambda _: {},
 ) -> Bundle:
     """Write a bundle. The entries' paths are those of this machine; the files are copied.
@@ -86,6 +88,13 @@ def write(
                 "golden": golden_json(fallback.golden, "fallback"),
             },
             "golden": {key: store(file, f"golden/{Path(file).name}") for key, file in (golden or {}).items()},
+            "pre": [
+                {
+                    **spec.to_json(),
+                    "files": {role: store(file, f"pre/{Path(file).name}") for role, file in spec.files.items()},
+                }
+                for spec in pre
+            ],
             "made_with": made_with,
             "files": {
                 file.relative_to(folder).as_posix(): {"sha256": sha256(file), "bytes": file.stat().st_size}

@@ -29,18 +29,35 @@ Batch = tuple[dict[str, Array], "Array | None"]
 
 @dataclass(frozen=True)
 class Split:
-    """One split: `passes()` begins a new pass over its batches (arrays by input name, and labels or None)."""
+    """One split.
+
+    Attributes:
+        passes: begins a new pass over its batches as they are stored (arrays by name, and labels or None).
+        convert: what a batch becomes before anybody sees it; it may have fewer samples then.
+    """
 
     name: str
     passes: Callable[[], Iterable[Batch]]
+    convert: Callable[[Batch], Batch] = lambda batch: batch
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        """A pass in batches of `size` samples, the last perhaps shorter."""
+    def batches(self, size: int = READ) -> Iterator[Batch]:
+        """A pass in batches of `size` samples, the last perhaps shorter, and those with samples that were left out."""
+        for batch in self._stored(size):
+            feeds, labels = self.convert(batch)
+            if len(next(iter(feeds.values()), ())):
+                yield feeds, labels
+
+    def _stored(self, size: int) -> Iterator[Batch]:
         held: list[Batch] = []
         count = 0
         for feeds, labels in self.passes():
+            samples = len(next(iter(feeds.values())))
+            if labels is not None and len(labels) != samples:
+                raise InputError(
+                    f"the split '{self.name}' has {samples} samples and {len(labels)} labels in one batch."
+                )
             held.append((feeds, labels))
-            count += len(next(iter(feeds.values())))
+            count += samples
             if count >= size:
                 whole = _join(held)
                 for start in range(0, count - count % size, size):
@@ -88,7 +105,16 @@ class Splits:
             for split in self:
                 yield from split.passes()
 
-        return Split("all", passes)
+        return Split("all", passes, self.calibrate.convert)
+
+    def converted(self, change: Callable[[Batch], Batch], notes: Sequence[str] = ()) -> "Splits":
+        """With what each batch becomes once it is what it is now."""
+
+        def wrap(split: Split) -> Split:
+            return replace(split, convert=lambda batch: change(split.convert(batch)))
+
+        calibrate, validate, test = map(wrap, self)
+        return replace(self, calibrate=calibrate, validate=validate, test=test, notes=(*self.notes, *notes))
 
     def __iter__(self) -> Iterator[Split]:
         return iter((self.calibrate, self.validate, self.test))
@@ -173,9 +199,6 @@ def prepare(splits: Splits, inputs: Sequence[TensorSpec]) -> Splits:
             feeds = {inputs[0].name: next(iter(feeds.values()))}
         return {name: np.ascontiguousarray(_cast(name, value, inputs)) for name, value in feeds.items()}, labels
 
-    def wrap(split: Split) -> Split:
-        return Split(split.name, lambda: map(convert, split.passes()))
-
     given = splits.calibrate.take(1)
     before, after = given[0].values(), convert(given)[0].items()
     notes = [
@@ -183,13 +206,7 @@ def prepare(splits: Splits, inputs: Sequence[TensorSpec]) -> Splits:
         for old, (name, new) in zip(before, after, strict=True)
         if old.dtype != new.dtype
     ]
-    return Splits(
-        wrap(splits.calibrate),
-        wrap(splits.validate),
-        wrap(splits.test),
-        notes=(*splits.notes, *notes),
-        divided=splits.divided,
-    )
+    return splits.converted(convert, notes)
 
 
 def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
@@ -202,7 +219,7 @@ def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
     inputs = [replace(spec, shape=("samples", *spec.shape[1:])) if spec.shape else spec for spec in inputs]
     digest, profile = hashlib.sha256(), Profile()
     samples, low, high, labelled, integer = 0, None, None, True, False
-    for feeds, labels in split.passes():
+    for feeds, labels in split.batches():
         try:
             check_feeds(inputs, feeds)
         except InputError as error:
@@ -214,8 +231,6 @@ def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
         profile.update(feeds)
         labelled = labelled and labels is not None
         if labels is not None:
-            if len(labels) != size:
-                raise InputError(f"the split '{split.name}' has {size} samples and {len(labels)} labels in one batch.")
             _finite(split.name, "the labels", labels, samples)
             digest.update(np.ascontiguousarray(labels).data)
             if labels.dtype.kind in "iu" and labels.size:

@@ -15,6 +15,7 @@ from runtime import listing
 from runtime.contender import Contender
 from runtime.engines import Session
 from runtime.errors import InputError
+from runtime.pre import PreSpec
 from runtime.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -56,12 +57,14 @@ class Original:
         inputs: in order.
         open: makes the session that runs it.
         notes: what a reader of the report should know.
+        pre: what makes its inputs of raw samples, where the model comes with it.
     """
 
     model: "nn.Module | Path"
     inputs: tuple[TensorSpec, ...]
     open: Callable[[], Session]
     notes: tuple[str, ...] = field(default=())
+    pre: tuple[PreSpec, ...] = ()
 
 
 def detect(place: str) -> str:

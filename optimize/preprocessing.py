@@ -1,0 +1,143 @@
+"""Raw data on its way to a model's inputs: which preprocessing reads which columns, and what cannot be read.
+
+It is what a device does too (`runtime.pre`). A sample that cannot be read is left out, counted and named.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from optimize.data import Batch, Splits
+from runtime import pre
+from runtime.errors import InputError
+from runtime.pre import Preprocessing, PreSpec
+from runtime.tensors import Array, TensorSpec
+
+NAMED = 5  # damaged samples, in a message
+
+
+@dataclass
+class Losses:
+    """What could not be read, over all passes.
+
+    Attributes:
+        reasons: of each sample, once.
+        read: how often a sample was read.
+    """
+
+    reasons: dict[str, None] = field(default_factory=dict)
+    read: int = 0
+
+    def check(self, samples: int, limit: float) -> list[str]:
+        """What a reader of the report should know; raises InputError where more than `limit`, a share, are lost."""
+        if not self.reasons:
+            return []
+        lost, named = len(self.reasons), "; ".join(list(self.reasons)[:NAMED])
+        said = f"{lost} of {samples + lost} samples cannot be read{', the first' if lost > NAMED else ''}: {named}"
+        if lost > limit * (samples + lost):
+            raise InputError(
+                f"{said}. At most {limit:.0%} may be left out: mend them, or allow more ([data] damaged = 0.2)."
+            )
+        return [f"{said}. They were left out"]
+
+
+@dataclass(frozen=True)
+class Read:
+    """Data whose batches are a model's inputs.
+
+    Attributes:
+        specs: the preprocessing that made them, with the columns that it reads; none where they lay there.
+    """
+
+    splits: Splits
+    specs: tuple[PreSpec, ...]
+    losses: Losses
+
+
+def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec]) -> Read:
+    """Put preprocessing between raw data and a model: what is asked for, else what the data's kind needs.
+
+    Args:
+        splits: as they were loaded.
+        asked: by the recipe or the model's source; with columns where it says them.
+        inputs: the model's, where they are known.
+
+    Raises:
+        InputError: a column that is not there, or text or pictures of which nothing says what becomes of them.
+    """
+    losses = Losses()
+    stored, _ = splits.calibrate.take(1)
+    specs = tuple(_placed(asked, stored, inputs) if asked else _told(stored, inputs))
+    if not specs:
+        return Read(splits, (), losses)
+    made = Preprocessing(specs, inputs)
+
+    def convert(batch: Batch) -> Batch:
+        feeds, labels = batch
+        kept, samples, masks = [], [], []
+        for row, raw in enumerate(pre.rows({name: list(feeds[name]) for name in made.columns})):
+            try:
+                sample = made.sample(raw)
+                if labels is not None and labels.dtype.kind in "UO":
+                    masks.append(made.mask(labels[row]))
+            except InputError as error:
+                losses.reasons[str(error)] = None
+                continue
+            samples.append(sample)
+            kept.append(row)
+        losses.read += len(kept)
+        if not kept:
+            return {}, None
+        others = {name: value[kept] for name, value in feeds.items() if name not in made.columns}
+        if masks:
+            return {**made.batch(samples), **others}, _stacked(masks)
+        return {**made.batch(samples), **others}, None if labels is None else labels[kept]
+
+    return Read(splits.converted(convert), specs, losses)
+
+
+def _told(stored: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> list[PreSpec]:
+    """What columns that are no inputs need: a column is of the kind that it is named after, else it is text."""
+    taken = {spec.name for spec in inputs if spec.dtype == "str"}
+    raw = [name for name, value in stored.items() if value.dtype.kind in "UO" and name not in taken]
+    if not raw or (taken and len(stored) == len(inputs)):
+        return []
+    kinds: dict[str, list[str]] = {}
+    for name in raw:
+        kinds.setdefault(name if name in pre.names() else "text", []).append(name)
+    return [replace(pre.suited(kind, inputs), columns=tuple(columns)) for kind, columns in kinds.items()]
+
+
+def _placed(asked: Sequence[PreSpec], stored: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> list[PreSpec]:
+    """Each kind with its columns: those it names, else the one of its name, else the ones that no input takes."""
+    known = {spec.name: spec for spec in inputs}
+    free = [
+        name for name, value in stored.items()
+        if name not in known or value.dtype.name not in (known[name].dtype, "str")
+    ]  # fmt: skip
+    for spec in asked:
+        if lacking := [name for name in spec.columns if name not in stored]:
+            raise InputError(f"the data has no column '{lacking[0]}', which [[pre]] names; it has {', '.join(stored)}.")
+        free = [name for name in free if name not in spec.columns]
+    found = []
+    for spec in asked:
+        columns = spec.columns
+        if not columns:
+            own = [name for name in free if name == spec.kind] or free
+            most = spec.open(inputs).most
+            columns = tuple(own if len(asked) == 1 else own[:most])
+            if not 1 <= len(columns) <= most:
+                raise InputError(
+                    f"the preprocessing '{spec.kind}' reads {' or '.join(map(str, range(1, most + 1)))} columns, and "
+                    f"the data has {', '.join(stored)}: name them, [[pre]] columns = [...]."
+                )
+            free = [name for name in free if name not in columns]
+        found.append(replace(spec, columns=columns))
+    return found
+
+
+def _stacked(masks: Sequence[Array]) -> Array:
+    if len({mask.shape for mask in masks}) > 1:
+        raise InputError("the masks have several sizes: give the preprocessing 'image' a size.")
+    return np.stack(masks)
