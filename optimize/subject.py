@@ -139,7 +139,7 @@ def read_data(
                 f"no sample of {place} can be read; the first: {next(iter(read.losses.reasons))}"
             ) from error
         raise
-    lost = read.losses.check(sum(one.samples for one in facts.values()), damaged)
+    lost = read.losses.check(sum(one.samples for one in facts.values()), damaged) + read.pace(inputs)
     labelled = all(one.labelled for one in facts.values())
     notes = (*splits.notes, *lost)
     if not labelled and metric not in (None, "agreement"):
