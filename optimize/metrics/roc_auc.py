@@ -13,7 +13,12 @@ from runtime.errors import InputError
 from runtime.tensors import Array
 
 
-def _update(outputs: Outputs, labels: Array) -> Array:
+def scored(outputs: Outputs, labels: Array) -> Array:
+    """Each sample's score for each class, of two or of one score for class 1 alone, and its label, (N, k + 1).
+
+    Raises:
+        InputError: the labels are not class numbers of this model.
+    """
     scores = first(outputs)
     if scores.ndim == 1 or scores.shape[1:] == (1,):
         flat = labels.reshape(-1) if labels.size == len(scores) else labels
@@ -42,4 +47,4 @@ def _finish(rows: Array) -> float:
     return float(np.mean(areas)) if areas else float("nan")
 
 
-METRIC = Metric("roc_auc", "share", True, _update, _finish)
+METRIC = Metric("roc_auc", "share", True, scored, _finish)

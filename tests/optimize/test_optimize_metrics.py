@@ -300,6 +300,19 @@ def test_roc_auc_of_one_class_has_no_value():
     assert np.isnan(value("roc_auc", scores, labels * 0))
 
 
+def test_pr_auc_as_scikit_learn_has_it():
+    scores, labels = random_scores(300, 2)
+    labels = labels * (np.arange(300) % 4 == 0)  # a rare class
+    wanted = sklearn_metrics.average_precision_score(labels, probabilities(scores)[:, 1])
+    alone = (scores[:, 1] - scores[:, 0])[:, None]
+    assert value("pr_auc", scores, labels) == value("pr_auc", alone, labels) == pytest.approx(wanted)
+    assert value("pr_auc", np.zeros(300), labels) == pytest.approx(labels.mean())  # what knows nothing
+    many, labels = random_scores(150, 4)
+    wanted = sklearn_metrics.average_precision_score(np.eye(4)[labels], probabilities(many), average="macro")
+    assert value("pr_auc", many, labels) == pytest.approx(wanted, abs=1e-6)
+    assert np.isnan(value("pr_auc", alone, np.zeros(300, int)))
+
+
 @pytest.mark.parametrize("given", [lambda scores: scores, probabilities])
 def test_log_loss_as_scikit_learn_has_it(given):
     scores, labels = random_scores(150, 4)
