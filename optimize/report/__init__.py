@@ -339,6 +339,11 @@ class Data(_Part):
     higher_is_better: bool
     splits: dict[str, SplitFacts]
 
+    @property
+    def judged_by(self) -> str:
+        """A user's own metric without the folder that its file lies in."""
+        return self.metric.replace("\\", "/").rpartition("/")[2]
+
 
 class Report(_Part):
     """report.json, format 1."""

@@ -91,7 +91,7 @@ def text(report: Report) -> str:
         where=_where(report),
         how=words.measured_how(report),
         limit=words.drop_limit(report),
-        metric=report.data.metric,
+        metric=report.data.judged_by,
         plots=plots.draw(report),
         candidates=tables.candidates(report),
         latencies=tables.latencies(report),
@@ -157,10 +157,10 @@ def _card(report: Report, target: str) -> Card:
         facts += _against(final)
     seen = row.accuracy
     if seen is None:
-        facts.append(Fact(report.data.metric, "–", "not judged on test"))
+        facts.append(Fact(report.data.judged_by, "–", "not judged on test"))
     else:
         before = f"original {tables.value(report, first.accuracy.value)}" if first.accuracy else ""
-        facts.append(Fact(report.data.metric, tables.value(report, seen.value), before))
+        facts.append(Fact(report.data.judged_by, tables.value(report, seen.value), before))
         facts.append(Fact("drop", *tables.drop(report, seen), *_told(seen.verdict)))
     if row.size_bytes is not None:
         facts.append(Fact("size", f"{row.size_bytes / 2**20:.2f} MiB"))
@@ -221,7 +221,7 @@ def _data(report: Report) -> dict[str, str]:
     data = report.data
     found = {"data": data.place, "labels": "yes" if data.labels else "none: judged by agreement with the original"}
     better = "higher" if data.higher_is_better else "lower"
-    found["metric"] = f"{data.metric}{f' ({data.unit})' if data.unit else ''}, {better} is better"
+    found["metric"] = f"{data.judged_by}{f' ({data.unit})' if data.unit else ''}, {better} is better"
     for name, split in data.splits.items():
         found[name] = f"{split.samples:,} samples, sha256 {split.sha256[:12]}…"
     found["inputs"], found["outputs"] = "; ".join(report.inputs), "; ".join(report.outputs)

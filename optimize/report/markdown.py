@@ -29,7 +29,7 @@ def text(report: Report) -> str:
     parts += [
         "",
         f"{words.measured_how(report)} A ratio is the original's time over the candidate's: above 1 is faster. "
-        f"A drop is the original's {report.data.metric} minus the candidate's on *test*, its interval paired on "
+        f"A drop is the original's {report.data.judged_by} minus the candidate's on *test*, its interval paired on "
         f"the same samples; allowed: {words.drop_limit(report)}. Ratios in the table are from the first look "
         "at all candidates, those under Chosen from the last run. * chosen.",
         "",

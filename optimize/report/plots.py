@@ -150,7 +150,7 @@ def _scatter(report: Report) -> dict[str, Any] | None:
         "limit_label": f"limit: {words.drop_limit(report)} below the original"
         if higher
         else f"limit: {words.drop_limit(report)} above the original",
-        "y_label": f"{report.data.metric}{f', {unit}' if unit else ''} on test ({better})",
+        "y_label": f"{report.data.judged_by}{f', {unit}' if unit else ''} on test ({better})",
     }  # fmt: skip
 
 

@@ -52,7 +52,8 @@ class Table:
 def candidates(report: Report) -> Table:
     """All of them, with the original, as the first look and the test split saw them."""
     columns = (
-        ("candidate", False), ("status", False), (report.data.metric, True), ("drop [90\u00a0%\u00a0interval]", True),
+        ("candidate", False), ("status", False), (report.data.judged_by, True),
+        ("drop [90\u00a0%\u00a0interval]", True),
         ("limit", False), ("p50\u00a0ms", True), ("ratio [95\u00a0%\u00a0interval]", True),
         ("speed", False), ("MiB", True),
     )  # fmt: skip
@@ -148,7 +149,7 @@ def made(report: Report) -> Table:
     """
     columns = (
         ("step", False), ("of", False), ("MiB", True), ("parameters", True), ("MACs", True),
-        (report.data.metric, True), ("signal to noise dB", True), ("seconds", True),
+        (report.data.judged_by, True), ("signal to noise dB", True), ("seconds", True),
     )  # fmt: skip
     shared: dict[str, list[tuple[Row, int]]] = {}  # by all that was done up to here, the time it took included
     for row in (report.original, *report.candidates):

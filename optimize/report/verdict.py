@@ -59,7 +59,7 @@ def _speed(final: Final) -> str:
 
 
 def _accuracy(report: Report, row: Row) -> str:
-    seen, limit, metric = row.accuracy, words.drop_limit(report), report.data.metric
+    seen, limit, metric = row.accuracy, words.drop_limit(report), report.data.judged_by
     if seen is None:
         return f"its {metric} on test was not measured"
     if seen.verdict == "within":

@@ -69,7 +69,7 @@ def quieter(others: Sequence[str], governor: str | None) -> str:
 
 def table(report: Report) -> list[list[str]]:
     """The candidates as text cells, the header first, the original next; * marks the chosen."""
-    header = [cell.format(metric=report.data.metric) for cell in HEADER]
+    header = [cell.format(metric=report.data.judged_by) for cell in HEADER]
     rows = [_cells(report, report.original)]
     rows += [_cells(report, row) for row in report.candidates]
     return [header, *rows]

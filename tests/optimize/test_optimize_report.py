@@ -189,6 +189,13 @@ def test_figures_of_another_unit_are_not_percent():
     assert words.interval(found, accuracy(drop=0.5, low=0.25, high=0.75)) == "+0.5 [+0.25, +0.75]"
 
 
+@pytest.mark.parametrize("place", ["/a/way/data.py:sensitivity", r"C:\a\data.py:sensitivity", "data.py:sensitivity"])
+def test_a_metric_of_the_users_own_is_shown_without_its_folder(place):
+    found = report(data=report().data.model_copy(update={"metric": place}))
+    assert words.table(found)[0][2] == "data.py:sensitivity" and found.data.metric == place
+    assert "original's data.py:sensitivity minus" in markdown.text(found)
+
+
 @pytest.mark.parametrize("form", ["markdown", "terminal"])
 def test_the_chosen_its_ratios_and_the_machine_are_named(form, capsys):
     if form == "terminal":
