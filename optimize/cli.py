@@ -87,7 +87,8 @@ def demo(
         return 0
     found = demo(name, out, seed)
     code = _show(found.report, out, json)
-    typer.echo(found.line, err=json)
+    for text in filter(None, (found.shown, found.line)):
+        typer.echo(text, err=json)
     return code if found.above else 1
 
 

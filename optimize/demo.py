@@ -1,4 +1,9 @@
-"""`optimize demo NAME`: make an example's model, run its recipe, and hold the result against knowing nothing."""
+"""`optimize demo NAME`: make an example's model, run its recipe, and hold the result against knowing nothing.
+
+Two things an example may have besides: `trivial()` in data.py answers the test split without a model, where the shares
+of the classes or the mean are not the baseline to beat; `show(folder)` in show.py looks at what the run made, and
+returns lines to print.
+"""
 
 import contextlib
 import importlib
@@ -29,11 +34,13 @@ class Demo:
     Attributes:
         line: the metric of what was chosen beside the trivial baseline's.
         above: it is better than that.
+        shown: what the example itself says of the result.
     """
 
     report: Report
     line: str
     above: bool
+    shown: str = ""
 
 
 def names() -> list[str]:
@@ -68,26 +75,38 @@ def demo(name: str, out: Path, seed: int) -> Demo:
     chosen = [rows[one] for one in report.chosen.values()]
     if not chosen or (value := _worst(chosen, report)) is None:
         return Demo(report, f"{name}: nothing was chosen that could be compared.", False)
-    trivial = baseline(asked)
+    trivial = baseline(name, asked)
     above = value > trivial if report.data.higher_is_better else value < trivial
     words = "better" if above else "NOT better"
-    metric = report.data.metric.rpartition("/")[2]  # a user's own is told by its place
-    return Demo(report, f"{name}: {metric} {value:.4g}, {words} than the trivial baseline's {trivial:.4g}.", above)
+    line = f"{name}: {report.data.judged_by} {value:.4g}, {words} than the trivial baseline's {trivial:.4g}."
+    shown = ""
+    if (EXAMPLES / name / "show.py").exists():
+        shown = importlib.import_module(f"optimize.examples.{name}.show").show(out)
+    return Demo(report, line, above, shown)
 
 
-def baseline(asked: recipe.Recipe) -> float:
-    """The metric, on test, of what answers the same to all: the shares of the classes in calibrate, or the mean."""
+def baseline(name: str, asked: recipe.Recipe) -> float:
+    """The metric, on test, of the example's own `trivial()`, else of what answers the same to all.
+
+    That is the shares of the classes in calibrate, or the mean.
+    """
     splits = data.load(asked.data.source or data.detect(asked.data_place()), asked.data_place())
     metric = metrics.get(asked.metric() or "accuracy", asked.data.better)
     _, seen = splits.calibrate.take(1_000_000)
     _, labels = splits.test.take(1_000_000)
     assert seen is not None and labels is not None  # every example has labels
+    own = importlib.import_module(f"optimize.examples.{name}.data")
+    answers: Array = own.trivial() if hasattr(own, "trivial") else _constant(seen, labels)
+    return metric.finish(Rows.of(metric.update({"output": answers}, labels)).values)
+
+
+def _constant(seen: Array, labels: Array) -> Array:
+    """The same answer to each of the labels, from those that were seen."""
     constant: Array = np.array(seen.mean(), np.float32)
     if seen.dtype.kind in "iu":
         classes = max(seen.max(), labels.max()) + 1
         constant = (np.bincount(seen, minlength=classes) / len(seen)).astype(np.float32)
-    answers = np.repeat(constant[None], len(labels), axis=0)
-    return metric.finish(Rows.of(metric.update({"output": answers}, labels)).values)
+    return np.repeat(constant[None], len(labels), axis=0)
 
 
 def _worst(rows: list[Row], report: Report) -> float | None:

@@ -16,7 +16,7 @@ def test_an_example_has_a_page_a_recipe_and_a_model_that_can_be_made(name, tmp_p
     assert len((folder / "README.md").read_text().splitlines()) < 40
     asked = recipe.load(folder / "recipe.toml")
     assert asked.targets and demo.about()[name]["about"]
-    value = demo.baseline(asked)
+    value = demo.baseline(name, asked)
     assert -1 < value < 0.7  # what any model must be above
 
 

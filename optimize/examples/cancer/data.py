@@ -18,11 +18,15 @@ def splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {"calibrate": (x, y), "validate": (x_validate, y_validate), "test": (x_test, y_test)}
 
 
+def threshold(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The score that 95 % of the benign samples do not exceed; what does is called malignant."""
+    return float(np.quantile(scores[labels == 0], SPECIFICITY, method="higher"))
+
+
 def sensitivity(answers: np.ndarray, labels: np.ndarray) -> float:
     """The share of malignant samples that are found where 95 % of the benign ones are left alone.
 
     The threshold is that of the answers at hand: a rounded model has one of its own.
     """
     scores = answers[:, 1]
-    threshold = np.quantile(scores[labels == 0], SPECIFICITY, method="higher")
-    return float((scores[labels == 1] > threshold).mean())
+    return float((scores[labels == 1] > threshold(scores, labels)).mean())
