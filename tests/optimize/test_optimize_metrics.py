@@ -288,6 +288,8 @@ def test_roc_auc_as_scikit_learn_has_it():
     assert value("roc_auc", probabilities(scores), labels) == pytest.approx(wanted)
     alone = (scores[:, 1] - scores[:, 0])[:, None]
     assert value("roc_auc", alone, labels) == value("roc_auc", alone[:, 0], labels[:, None]) == pytest.approx(wanted)
+    coarse = alone.round()  # many are equal
+    assert value("roc_auc", coarse, labels) == pytest.approx(sklearn_metrics.roc_auc_score(labels, coarse))
     many, labels = random_scores(150, 4)
     wanted = sklearn_metrics.roc_auc_score(labels, probabilities(many), multi_class="ovr")
     assert value("roc_auc", many, labels) == pytest.approx(wanted, abs=1e-6)
@@ -307,6 +309,9 @@ def test_pr_auc_as_scikit_learn_has_it():
     alone = (scores[:, 1] - scores[:, 0])[:, None]
     assert value("pr_auc", scores, labels) == value("pr_auc", alone, labels) == pytest.approx(wanted)
     assert value("pr_auc", np.zeros(300), labels) == pytest.approx(labels.mean())  # what knows nothing
+    coarse = alone.round()  # many are equal
+    wanted = sklearn_metrics.average_precision_score(labels, coarse)
+    assert value("pr_auc", coarse, labels) == pytest.approx(wanted)
     many, labels = random_scores(150, 4)
     wanted = sklearn_metrics.average_precision_score(np.eye(4)[labels], probabilities(many), average="macro")
     assert value("pr_auc", many, labels) == pytest.approx(wanted, abs=1e-6)
