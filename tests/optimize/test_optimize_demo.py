@@ -1,11 +1,22 @@
 """The examples: each has what it needs, runs, and is held against knowing nothing."""
 
+import contextlib
+import importlib
+import shutil
+
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from optimize import demo, recipe
+from optimize import demo, plan, recipe, sources
 from optimize.cli import cli
+from optimize.metrics import Rows
+from optimize.progress import Progress
+from optimize.subject import read_data
+from runtime import host
 from runtime.errors import InputError
+
+WHOLE = ["cancer", "iris"]  # run from beginning to end here, and digits in the README's test
 
 
 @pytest.mark.parametrize("name", demo.names())
@@ -32,7 +43,35 @@ def test_an_example_that_is_not_there_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["cancer", "iris"])
+@pytest.mark.parametrize("name", [name for name in demo.names() if name not in [*WHOLE, "digits"]])
+def test_an_examples_model_can_be_trained_and_fits_its_data_and_its_metric(name, tmp_path, monkeypatch):
+    if "skops" in (demo.EXAMPLES / name / "train.py").read_text():
+        pytest.importorskip("skl2onnx", reason="pip install 'edge-optimize[sklearn]'")
+    monkeypatch.setenv("OPTIMIZE_CACHE", str(tmp_path / "cache"))
+    torch = pytest.importorskip("torch", reason="pip install 'edge-optimize[all]'")
+    torch.set_num_threads(1)  # what is this small only waits for a second thread where others compute too
+    training = importlib.import_module(f"optimize.examples.{name}.train")
+    for often in {"EPOCHS", "STEPS"} & set(vars(training)):
+        monkeypatch.setattr(training, often, 1)
+    folder = tmp_path / name
+    shutil.copytree(demo.EXAMPLES / name, folder)
+    training.train(folder / training.MADE)
+    asked = recipe.load(folder / "recipe.toml")
+    original = sources.load(asked.model_spec())
+    _, material = read_data(
+        asked.data_place(), None, asked.metric(), asked.data.better, original.inputs, Progress(1, silent=True)
+    )
+    prints = {split: set(facts.profile.prints) for split, facts in material.facts.items()}
+    assert not prints["calibrate"] & (prints["validate"] | prints["test"])
+    feeds, labels = material.splits.test.take(2_000)
+    with contextlib.closing(original.open()) as session:
+        outputs = session.run(feeds)
+    metric = material.metric
+    assert np.isfinite(metric.finish(Rows.of(metric.update(outputs, labels)).values))
+    assert {one.role for one in plan.expand(asked, host.facts())} == {"plain", "vendor", "steps"}
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_an_example_runs_and_ends_above_the_trivial_baseline(name, tmp_path, monkeypatch):
     pytest.importorskip("skl2onnx", reason="pip install 'edge-optimize[sklearn]'")
     monkeypatch.setenv("OPTIMIZE_CACHE", str(tmp_path / "cache"))
@@ -42,3 +81,4 @@ def test_an_example_runs_and_ends_above_the_trivial_baseline(name, tmp_path, mon
     assert last.startswith(f"{name}: ") and ", better than the trivial baseline's " in last
     assert (tmp_path / "out" / "bundle" / "manifest.json").exists()
     assert (tmp_path / "out" / "example" / "README.md").exists()
+    assert (tmp_path / "out" / "thresholds.json").exists() == (name == "cancer")  # what its show.py writes
