@@ -79,7 +79,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
     json: Json = False,
 ) -> int:
-    """Do the whole way on real data (scikit-learn's digits, or another example): train, optimize, measure, bundle."""
+    """Do the whole way on scikit-learn's digits, or another example: train, optimize, measure, bundle."""
     from optimize.demo import about, demo
 
     if list_:

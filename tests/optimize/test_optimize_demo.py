@@ -37,6 +37,17 @@ def test_the_examples_are_listed(tmp_path):
     assert all(f'"{name}"' in done.output for name in demo.names())
 
 
+def test_the_drop_of_a_group_is_paired_on_its_applicants():
+    from optimize.examples.credit.show import drop
+
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 400)
+    before = labels + random.normal(size=400)
+    assert drop(before, before * 3, labels) == (0, 0, 0)  # the same order
+    lost, low, high = drop(before, before + random.normal(size=400), labels)
+    assert 0 < low < lost < high < 0.2
+
+
 def test_an_example_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"unknown example 'digit'; did you mean 'digits'\?"):
         demo.demo("digit", tmp_path / "out", 0)
