@@ -184,8 +184,13 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
                 raise InputError(f"input '{spec.name}' has shape {value.shape}: it is empty.")
 
 
+def is_text(value: Array) -> bool:
+    """Whether it holds objects that all are text."""
+    return value.dtype.hasobject and all(type(one) is str for one in value.flat)
+
+
 def _check_text(spec: TensorSpec, value: Array) -> None:
-    if value.dtype.kind != "U" and not (value.dtype.hasobject and all(type(one) is str for one in value.flat)):
+    if value.dtype.kind != "U" and not is_text(value):
         raise InputError(f"input '{spec.name}' has dtype {value.dtype}; this model takes text: value.astype(str).")
 
 

@@ -6,15 +6,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from runtime.tensors import Array
+from runtime.tensors import Array, is_text
 
 
 def send(stream: IO[bytes], message: Mapping[str, Any], arrays: Mapping[str, Array] | None = None) -> None:
-    """Write one message; arrays must be of a plain dtype (numbers or fixed-length strings), else TypeError."""
-    odd = [name for name, value in (arrays or {}).items() if value.dtype.hasobject]
+    """Write one message; arrays must be of a plain dtype (numbers or text), else TypeError."""
+    # text comes from engines as objects
+    arrays = {name: value.astype(str) if is_text(value) else value for name, value in (arrays or {}).items()}
+    odd = [name for name, value in arrays.items() if value.dtype.hasobject]
     if odd:
         raise TypeError(f"'{odd[0]}' is an array of Python objects, which cannot be sent")
-    packed = [(name, np.ascontiguousarray(value).reshape(value.shape)) for name, value in (arrays or {}).items()]
+    packed = [(name, np.ascontiguousarray(value).reshape(value.shape)) for name, value in arrays.items()]
     head = [{"name": name, "dtype": value.dtype.str, "shape": value.shape} for name, value in packed]
     stream.write(json.dumps({**message, "arrays": head}).encode() + b"\n")
     for _, value in packed:

@@ -61,7 +61,7 @@ class OpenVinoSession:
         """Outputs by name; see `runtime.engines.Session`."""
         request = self._taken()
         try:
-            indexed = {self._index[name]: value for name, value in feeds.items()}
+            indexed = {self._index[name]: _writable(value) for name, value in feeds.items()}
             found = request.infer(indexed, share_inputs=True, share_outputs=True)
             # the request's own memory is written anew by its next call, so the caller gets a copy
             results = {name: value.copy() for name, value in zip(self._outputs, found.values(), strict=True)}
@@ -75,7 +75,8 @@ class OpenVinoSession:
         """Start a call, which goes on by itself; see `runtime.model.Model.map`."""
         request = self._taken()
         try:
-            request.start_async({self._index[name]: value for name, value in feeds.items()}, share_inputs=True)
+            indexed = {self._index[name]: _writable(value) for name, value in feeds.items()}
+            request.start_async(indexed, share_inputs=True)
         except RuntimeError as error:
             self._requests.append(request)
             raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
@@ -219,6 +220,11 @@ def _dtype(port: Any) -> str | None:
         return str(port.get_element_type().to_dtype().name)
     except (RuntimeError, TypeError, ValueError):
         return None
+
+
+def _writable(value: Array) -> Array:
+    """The array; a copy of a single number that may not be written, which OpenVINO alone of all arrays cannot share."""
+    return value if value.ndim or value.flags.writeable else value.copy()
 
 
 def _reason(error: Exception) -> str:

@@ -114,7 +114,10 @@ def _swapped(nodes: Sequence[Node]) -> set[str]:
 
 def _port(value: onnx.ValueInfoProto) -> tuple[str, tuple[int | str, ...]]:
     kind = value.type.tensor_type
-    shape = tuple(one.dim_param or one.dim_value for one in kind.shape.dim)
+    if kind.elem_type == onnx.TensorProto.STRING:
+        raise EngineError(f"the input '{value.name}' is text, which torch has not.")
+    # an axis without a name is as open as one that has one
+    shape = tuple(one.dim_value or one.dim_param or f"{value.name}_{i}" for i, one in enumerate(kind.shape.dim))
     return str(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape
 
 

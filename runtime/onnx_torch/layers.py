@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from runtime.onnx_torch.values import Node, Rounded, Unsupported, Value, linear, numbers, rounded, tensor
+from runtime.onnx_torch.values import Known, Node, Rounded, Unsupported, Value, linear, numbers, rounded, tensor
 
 
 def _padded(node: Node, given: Value, kernel: Sequence[int], fill: float) -> tuple[Tensor, list[int]]:
@@ -109,8 +110,9 @@ def _average_pool(node: Node, given: Value) -> Tensor:
 def _resize(node: Node, given: Value, roi: Value = None, scales: Value = None, sizes: Value = None) -> Tensor:
     x = tensor(given)
     mode, place = node("mode", "nearest"), node("coordinate_transformation_mode", "half_pixel")
-    if scales is None and sizes is None:  # Upsample has its scales where Resize has the region
-        roi, scales, place = None, roi, "asymmetric"
+    if scales is None and sizes is None:  # Upsample has its scales where Resize has the region, or as an attribute
+        old = node("scales")
+        roi, scales, place = None, Known(np.asarray(old)) if old else roi, "asymmetric"
     asked = numbers(sizes)[2:] if sizes is not None else None
     factors = [float(one) for one in numbers(scales)[2:]] if asked is None else None
     how: dict[str, Any] = {"size": asked, "scale_factor": factors}

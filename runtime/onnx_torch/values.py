@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from runtime.tensors import Array
@@ -88,12 +88,16 @@ def node_of(proto: NodeProto, opset: int) -> Node:
     """A node, its attributes as Python has them."""
     facts = {one.name: helper.get_attribute_value(one) for one in proto.attribute}
     facts = {key: value.decode() if isinstance(value, bytes) else value for key, value in facts.items()}
-    facts = {key: numpy_helper.to_array(value) if key == "value" else value for key, value in facts.items()}
+    facts = {
+        key: numpy_helper.to_array(value) if isinstance(value, TensorProto) else value for key, value in facts.items()
+    }
     return Node(proto.name, proto.op_type, tuple(proto.input), tuple(proto.output), opset, facts, proto)
 
 
 def rounded(x: Tensor, scale: Known, zero: Known, dtype: torch.dtype) -> Tensor:
     """Quantized by one scale and zero for all."""
+    if scale.numbers.size > 1:
+        raise Unsupported("it has a scale for each channel of what is computed")
     found: Tensor = QUANTIZED.quantize_per_tensor(
         x, float(scale.numbers.item()), int(zero.numbers.item()), *RANGES[dtype], dtype
     )

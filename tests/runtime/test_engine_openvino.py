@@ -89,3 +89,16 @@ def test_streams_and_the_model_cache(tiny_onnx, tiny_data, tmp_path, monkeypatch
         found = ENGINE.open({"model": tiny_onnx}, SPECS, here, options)
         np.testing.assert_allclose(found.run(feeds)["output"], plain, rtol=1e-5, atol=1e-6)
     assert list((tmp_path / "openvino").glob("*.blob"))
+
+
+def test_a_single_number_that_may_not_be_written_is_taken(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="pip install 'edge-optimize[optimize]'")
+    node = onnx.helper.make_node("Mul", ["x", "x"], ["y"])
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "g", ports[:1], ports[1:])
+    onnx.save(onnx.helper.make_model(graph, ir_version=9), tmp_path / "m.onnx")
+    specs = Specs((TensorSpec("x", "float32", ()),), (TensorSpec("y", "float32", ()),))
+    session = ENGINE.open({"model": tmp_path / "m.onnx"}, specs, host.facts(), {})
+    x = np.array(3, np.float32)
+    x.flags.writeable = False
+    assert session.run({"x": x})["y"] == 9 and session.begin({"x": x})()["y"] == 9

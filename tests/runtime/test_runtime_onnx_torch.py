@@ -102,3 +102,45 @@ def test_an_op_that_is_not_known_is_named(tmp_path):
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", ports[:1], ports[1:])), tmp_path / "m.onnx")
     with pytest.raises(EngineError, match=r"cannot be brought to torch here: Det\."):
         OnnxModule(tmp_path / "m.onnx")
+
+
+def saved(folder, node, inputs, outputs, weights=(), opset=18):
+    """A model of one node; inputs are names to shapes."""
+    ports = [[onnx.helper.make_tensor_value_info(*one) for one in part] for part in (inputs, outputs)]
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in weights]
+    graph = onnx.helper.make_graph([node], "g", *ports, tensors)
+    opsets = [onnx.helper.make_opsetid("", opset)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), folder / "m.onnx")
+    return folder / "m.onnx"
+
+
+def test_an_axis_without_a_name_is_open_all_the_same(tmp_path):
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    found = OnnxModule(saved(tmp_path, node, [("x", 1, [None, 3, "n"])], [("y", 1, [None, 3, "n"])]))
+    assert found.inputs == {"x": ("float32", ("x_0", 3, "n"))}
+
+
+def test_old_ops_have_numbers_as_attributes(tmp_path):
+    x = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
+    ports = [("x", 1, [1, 2, 2, 2])], [("y", 1, None)]
+    pad = onnx.helper.make_node("Pad", ["x"], ["y"], pads=[0, 0, 1, 0, 0, 0, 0, 1], value=7.0)
+    (got,) = OnnxModule(saved(tmp_path, pad, *ports, opset=7))(torch.from_numpy(x))
+    np.testing.assert_array_equal(got.numpy(), np.pad(x, [(0, 0), (0, 0), (1, 0), (0, 1)], constant_values=7))
+    upsample = onnx.helper.make_node("Upsample", ["x"], ["y"], mode="nearest", scales=[1.0, 1.0, 2.0, 3.0])
+    (got,) = OnnxModule(saved(tmp_path, upsample, *ports, opset=7))(torch.from_numpy(x))
+    np.testing.assert_array_equal(got.numpy(), x.repeat(2, 2).repeat(3, 3))
+
+
+def test_a_scale_for_each_channel_of_what_is_computed_is_refused_in_words(tmp_path):
+    node = onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"], axis=1)
+    weights = [("s", np.ones(3, np.float32)), ("z", np.zeros(3, np.int8))]
+    module = OnnxModule(saved(tmp_path, node, [("x", 1, [2, 3])], [("y", 3, [2, 3])], weights))
+    with pytest.raises(EngineError, match="it has a scale for each channel of what is computed"):
+        module(torch.ones(2, 3))
+
+
+def test_text_is_refused_by_name(tmp_path):
+    node = onnx.helper.make_node("Identity", ["word"], ["y"])
+    path = saved(tmp_path, node, [("word", onnx.TensorProto.STRING, ["n"])], [("y", onnx.TensorProto.STRING, ["n"])])
+    with pytest.raises(EngineError, match="the input 'word' is text, which torch has not"):
+        OnnxModule(path)

@@ -62,3 +62,9 @@ def test_a_message_cut_anywhere_is_the_end():
 def test_objects_are_not_unpickled():
     with pytest.raises(ValueError, match=r"(?i)object"):
         wire.receive(io.BytesIO(b'{"arrays": [{"name": "x", "dtype": "|O", "shape": [1]}]}\n' + b"\0" * 8))
+
+
+def test_text_that_is_objects_arrives_as_text():
+    stream = io.BytesIO(sent(({}, {"y": np.array([["red", "blue"]], object)})))
+    found = wire.receive(stream)[1]["y"]
+    assert found.dtype.kind == "U" and found.tolist() == [["red", "blue"]]
