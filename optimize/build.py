@@ -332,7 +332,7 @@ def _on_torch(step: Settings) -> bool:
 
 
 def _origin(model: TorchModel | OnnxModel) -> str:
-    """The address of what the user gave: weights and buffers, and every file of theirs that building it imported."""
+    """The address of what the user gave: weights and buffers, and every file of theirs that building it read."""
     if isinstance(model, OnnxModel):
         return digest(list(engines.onnx_files(model.path).values()))
     import torch
@@ -342,7 +342,8 @@ def _origin(model: TorchModel | OnnxModel) -> str:
         weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         flat = value.detach().cpu().contiguous().flatten()
         weights.update(flat.view(torch.uint8).numpy().data)  # bytes, since numpy has no bfloat16
-    return address(weights=weights.hexdigest(), code=[sha256(path) for path in user_files()])
+    code = [*user_files(), *([model.file] if model.file else [])]
+    return address(weights=weights.hexdigest(), code=[sha256(path) for path in code])
 
 
 def _code(step: Settings) -> list[str]:

@@ -112,15 +112,16 @@ def export(
 
     source = sources.detect(model)
     if source != "torch":
-        raise InputError(f"{model} is a model of the source '{source}'; export takes file.py:callable.")
-    inputs = shapes(shape)
-    loaded = sources.load(ModelSpec(source, model, weights, inputs, trust))
-    split, inputs = _calibration(data, inputs)
+        raise InputError(
+            f"{model} is a model of the source '{source}'; export takes file.py:callable, or a program of torch's."
+        )
+    loaded = sources.load(ModelSpec(source, model, weights, shapes(shape), trust))
+    split, inputs = _calibration(data, loaded.inputs)
     axes = {size: dict(AXIS) for spec in inputs for size in spec.shape if isinstance(size, str)}
     with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / LOG):
         context = Context(split, axes, Scheme(ops=()), Path(folder))
         assert not isinstance(loaded.model, Path)  # the source is torch
-        made = Step(opset=opset)(TorchModel(loaded.model, inputs), context)
+        made = Step(opset=opset)(TorchModel(loaded.model, inputs, file=loaded.file), context)
         out.parent.mkdir(parents=True, exist_ok=True)
         _place(made.path, out)
     return {

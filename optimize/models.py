@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from optimize import filekind
 from runtime.decoding import Decoding
 from runtime.engines import onnx_files
 from runtime.errors import InputError
@@ -48,12 +49,14 @@ class TorchModel:
         masks: parameter name to a bool tensor of its shape: where it is False the weight is zero, and training that
             follows keeps it so.
         history: what was removed, in order; replayed on a fresh build it gives this module's shape.
+        file: the program that torch wrote and the module runs; None where it is built by code.
     """
 
     module: "nn.Module"
     inputs: tuple[TensorSpec, ...]
     masks: Mapping[str, "Tensor"] = field(default_factory=dict)
     history: tuple[Removal, ...] = ()
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,14 @@ def read_onnx(path: Path) -> OnnxModel:
     """Read what an ONNX file takes and gives, having checked that its external data stays in its folder.
 
     Raises:
-        InputError: no such file, not an ONNX model, or external data that is missing or elsewhere.
+        InputError: no such file, not an ONNX model, newer than the package onnx, with external data that is missing or
+            elsewhere, or with an input or output that numpy cannot hold.
     """
-    import onnx
-
     if not path.is_file():
         raise InputError(f"no such file: {path} (the ONNX model).")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError, and others for truncated files
-        raise InputError(f"{path} is not an ONNX model: {error}") from error
-    if not model.graph.node or not model.graph.output or not model.opset_import:
-        raise InputError(f"{path} is not an ONNX model: it has no nodes, no outputs or no opset.")
-    for tensor in _tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _check_external(path, {entry.key: entry.value for entry in tensor.external_data}.get("location", ""))
+    model = _parsed(path)
+    for location in external(model):
+        _check_external(path, location)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     frames = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(FRAME)}
@@ -94,6 +90,42 @@ def read_onnx(path: Path) -> OnnxModel:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: what its metadata says of the picture '{spec.name}' is damaged.") from error
     return OnnxModel(path, Specs(tuple(specs), _decoded(model, path)))
+
+
+def _parsed(path: Path) -> "onnx.ModelProto":
+    """The file without its external data; raises InputError where it is none, or newer than what is installed."""
+    import onnx
+
+    if other := filekind.told(path):
+        raise InputError(f"{path} is not an ONNX model but {other}.")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError, and others for truncated files
+        size = path.stat().st_size
+        raise InputError(
+            f"{path} is not an ONNX model: its {size} bytes cannot be read ({error}); it may be damaged or cut off."
+        ) from error
+    if not model.graph.node or not model.graph.output or not model.opset_import:
+        raise InputError(f"{path} is not an ONNX model: it has no nodes, no outputs or no opset.")
+    newest = onnx.defs.onnx_opset_version()
+    opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
+    for what, got, most in (("IR version", model.ir_version, onnx.IR_VERSION), ("opset", opset, newest)):
+        if got > most:
+            raise InputError(
+                f"{path} has {what} {got}; onnx {onnx.__version__}, which is installed, knows them up to {most}: "
+                "pip install -U onnx onnxruntime, or export the model for an older one."
+            )
+    return model
+
+
+def external(model: "onnx.ModelProto") -> dict[str, None]:
+    """Every file that a model's weights lie in, as it names them, in order."""
+    import onnx
+
+    outside = (tensor for tensor in _tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL)
+    return dict.fromkeys(
+        next((entry.value for entry in tensor.external_data if entry.key == "location"), "") for tensor in outside
+    )
 
 
 def _decoded(model: "onnx.ModelProto", path: Path) -> tuple[TensorSpec, ...]:
@@ -214,6 +246,11 @@ def _inside(model: "onnx.ModelProto") -> Iterator[Any]:
                 todo += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
+def nodes(model: "onnx.ModelProto") -> Iterator["onnx.NodeProto"]:
+    """All nodes, those of inner graphs and of functions too."""
+    return (part for part in _inside(model) if part.DESCRIPTOR.name == "NodeProto")
+
+
 def _tensors(model: "onnx.ModelProto") -> Iterator["onnx.TensorProto"]:
     """All weights, wherever they stand."""
     return (part for part in _inside(model) if part.DESCRIPTOR.name == "TensorProto")
@@ -237,14 +274,22 @@ def _specs(values: Any, path: Path) -> tuple[TensorSpec, ...]:
     for value in values:
         kind = value.type.WhichOneof("value")
         if kind != "tensor_type":
-            raise InputError(f"{path}: '{value.name}' is a {kind or 'value without a type'}; only tensors can be run.")
+            what = kind.removesuffix("_type") if kind else "value without a type"
+            raise InputError(
+                f"{path}: '{value.name}' is a {what}; only tensors can be run: let the graph end before it."
+            )
         tensor = value.type.tensor_type
         if not tensor.elem_type:
             raise InputError(f"{path}: '{value.name}' has no type.")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        if dtype.isbuiltin != 1:  # of a package that gives numpy what it has not
+            raise InputError(
+                f"{path}: '{value.name}' is of {dtype.name}, which numpy has not: give the model float32 or float16 "
+                "inputs and outputs, with a Cast inside."
+            )
         shape = tuple(
             dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"{value.name}_{i}"
             for i, dim in enumerate(tensor.shape.dim)
         )
-        found.append(TensorSpec(value.name, dtype.name, shape))
+        found.append(TensorSpec(value.name, "str" if dtype.hasobject else dtype.name, shape))
     return tuple(found)

@@ -12,6 +12,7 @@ import targets as target_folder
 from optimize import sources, steps
 from optimize.models import OnnxModel, TorchModel
 from optimize.sources import ModelSpec
+from optimize.sources._exported import is_program
 from optimize.steps import Settings
 from runtime import listing, pre
 from runtime.errors import InputError
@@ -213,9 +214,17 @@ class Recipe(_Table):
 
     def all_steps(self) -> tuple[Settings, ...]:
         """The steps with export and simplify put in, paths absolute; raises InputError for an order that cannot be."""
-        source = self.model.source or sources.detect(_place("model", self.model))
+        place = _place("model", self.model)
+        source = self.model.source or sources.detect(place)
         listed = [step.resolved(self._resolve) for step in self.steps]
-        return steps.complete(listed, TorchModel if source == "torch" else OnnxModel)
+        found = steps.complete(listed, TorchModel if source == "torch" else OnnxModel)
+        fixed = source == "torch" and is_program(place)
+        if unfit := [steps.name_of(step) for step in found if fixed and steps.gives(step) is TorchModel]:
+            raise InputError(
+                f"the step '{unfit[0]}' changes a torch module, and {place} is a program, which cannot be changed nor "
+                "trained: give the code that builds the module (file.py:callable), or leave the step out."
+            )
+        return found
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, the steps with their names."""

@@ -159,13 +159,13 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
 
     Raises:
         InputError: something is missing, does not fit, holds NaN, or the one does not run on the other; or, where it
-            must run on `every_target`, it has trees and a target has none.
+            must run on `every_target`, it has trees or text and a target has none.
     """
     progress.say("the model")
     spec = recipe.model_spec()
     original = sources.load(spec)
     if every_target and isinstance(original.model, Path):
-        _refuse_trees(original.model, recipe)
+        _refuse_targets(original.model, recipe)
     place = recipe.data_place()
     inputs, material = read_data(
         place, recipe.data.source, recipe.metric(), recipe.data.better, original.inputs, progress,
@@ -190,7 +190,9 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
     metric = material.metric
     choice, samples, told = _choice(recipe, material)
     return Subject(
-        model=read_onnx(original.model) if isinstance(original.model, Path) else TorchModel(original.model, inputs),
+        model=read_onnx(original.model)
+        if isinstance(original.model, Path)
+        else TorchModel(original.model, inputs, file=original.file),
         inputs=inputs,
         contender=contender,
         splits=material.splits,
@@ -219,18 +221,21 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
     )
 
 
-def _refuse_trees(path: Path, recipe: Recipe) -> None:
-    """Raise InputError where a target has not the ops of trees that a model's file has."""
+def _refuse_targets(path: Path, recipe: Recipe) -> None:
+    """Raise InputError where a target has not the ops of trees that a model's file has, or no text."""
     import onnx
 
-    graph = onnx.load(path, load_external_data=False).graph
-    found = sorted({node.op_type for node in graph.node if node.domain == "ai.onnx.ml"})
-    if foreign := [name for name in recipe.targets if not targets.get(name).trees] if found else []:
-        able = ", ".join(name for name in targets.names() if targets.get(name).trees)
-        raise InputError(
-            f"the model has {', '.join(found)}, which of the targets {able} alone can run, "
-            f"and not {', '.join(foreign)}: leave that target out."
-        )
+    graph, specs = onnx.load(path, load_external_data=False).graph, read_onnx(path).specs
+    trees = sorted({node.op_type for node in graph.node if node.domain == "ai.onnx.ml"})
+    text = [f"the text '{spec.name}'" for spec in (*specs.inputs, *specs.outputs) if spec.dtype == "str"]
+    for found, what in ((trees, "trees"), (text, "text")):
+        foreign = [name for name in recipe.targets if found and not getattr(targets.get(name), what)]
+        if foreign:
+            able = ", ".join(name for name in targets.names() if getattr(targets.get(name), what))
+            raise InputError(
+                f"the model has {', '.join(found)}, which of the targets {able} alone can run, "
+                f"and not {', '.join(foreign)}: leave that target out."
+            )
 
 
 def _decoding(

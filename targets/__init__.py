@@ -71,6 +71,7 @@ class Target:
         limits: for a `cpu` that is older than this one, engine options that have only its kernels run here; a bundle
             does not take them along.
         trees: it has the ops of the domain ai.onnx.ml, which are trees, support vectors and what comes before them.
+        text: it takes and gives text.
         unproven: what of it was never tried, said to whoever is about to rely on it; empty where all was.
     """
 
@@ -86,6 +87,7 @@ class Target:
     bf16: Callable[[Host], Mapping[str, Any]] = lambda host: {}
     limits: Callable[[str], Mapping[str, Any]] = lambda cpu: {}
     trees: bool = False
+    text: bool = False
     unproven: str = ""
 
     def engine_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,4 +23,5 @@ TARGET = Target(
     plain={"spinning": True},
     vendor={},
     trees=True,
+    text=True,
 )

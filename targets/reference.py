@@ -18,4 +18,5 @@ TARGET = Target(
     plain={},
     vendor={},
     trees=True,
+    text=True,
 )

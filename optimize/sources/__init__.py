@@ -58,6 +58,7 @@ class Original:
         open: makes the session that runs it.
         notes: what a reader of the report should know.
         pre: what makes its inputs of raw samples, where the model comes with it.
+        file: the program that torch wrote, of a module that has no code of the user's.
     """
 
     model: "nn.Module | Path"
@@ -65,6 +66,7 @@ class Original:
     open: Callable[[], Session]
     notes: tuple[str, ...] = field(default=())
     pre: tuple[PreSpec, ...] = ()
+    file: Path | None = None
 
 
 def detect(place: str) -> str:
@@ -79,7 +81,7 @@ def detect(place: str) -> str:
             return name
     raise InputError(
         f"'{place}' is not a model that any source knows ({', '.join(known)}). "
-        "Give an .onnx file, a .skops file of scikit-learn, or file.py:callable for a PyTorch module."
+        "Give an .onnx file, a .skops file of scikit-learn, file.py:callable for a PyTorch module, or a .pt2 file."
     )
 
 

@@ -1,11 +1,11 @@
-"""PyTorch: a callable that returns the module, and weights that need no unpickling."""
+"""PyTorch: a callable that returns the module, with weights that need no unpickling; or a program that torch wrote."""
 
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimize.sources import ModelSpec, Original
+from optimize.sources import ModelSpec, Original, _exported
 from optimize.usercode import load_callable
 from runtime.engines import filled
 from runtime.errors import EngineError, InputError
@@ -21,14 +21,20 @@ _NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts 
 
 
 def claims(place: str) -> bool:
-    """`file.py:callable`."""
-    return ".py:" in place
+    """`file.py:callable`, or a path that ends in .pt2, .pt, .ts, .jit or .torchscript."""
+    return ".py:" in place or _exported.is_program(place)
 
 
 def load(spec: ModelSpec) -> Original:
-    """Build the module, fill in the weights, put it into eval mode."""
+    """Build the module, fill in the weights, put it into eval mode; or load a program as it is."""
     from torch import nn
 
+    if _exported.is_program(spec.place):
+        if spec.weights:
+            raise InputError(f"{spec.place} holds its own weights; leave out {spec.weights}.")
+        file = Path(spec.place)
+        program, inputs = _exported.load(file, spec.inputs, spec.trust)
+        return Original(program, inputs, lambda: TorchSession(program, inputs, spec.threads), file=file)
     module = load_callable(spec.place, "model")
     try:
         built = module()

@@ -1,8 +1,9 @@
-"""Export a torch module to ONNX and prove on real data that the file computes the same, at several batch sizes."""
+"""Export a torch module or program to ONNX and prove on real data that the file computes the same, at any batch."""
 
 import logging
 import re
 import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from optimize.folder import warnings_to_log
 from optimize.models import OnnxModel, TorchModel, write_onnx
+from optimize.sources import _exported
 from optimize.sources.torch import TorchSession, tensors
 from optimize.steps import Context, Settings
 from optimize.verify import check_equal, sized_feeds
@@ -19,15 +21,19 @@ from runtime.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
 
 log = logging.getLogger(__name__)
+
+_LINE = re.compile(r'File "([^"]+)", line (\d+)|^(\S+)\((\d+)\): ', re.MULTILINE)
 
 
 class Step(Settings):
     """Settings of the export.
 
     Attributes:
-        exporter: `auto` takes torch.export's ("dynamo"), and the older tracing one where that fails.
+        exporter: `auto` takes torch.export's ("dynamo"), and the older tracing one where that fails; of TorchScript the
+            older one alone, which does not trace it.
         opset: of the ONNX file.
         tolerance: largest relative error (Euclidean norm) against torch.
     """
@@ -48,16 +54,19 @@ class Step(Settings):
         wanted = session.run(feeds)
         names = list(wanted)
         failures: list[str] = []
-        for exporter in ("dynamo", "torchscript") if self.exporter == "auto" else (self.exporter,):
+        given, known = _given(model)
+        if self.exporter not in ("auto", *known):  # torch would take the other one and not say so
+            raise StepError(f"this program is exported by {known[0]} alone: leave out exporter = '{self.exporter}'.")
+        for exporter in known if self.exporter == "auto" else (self.exporter,):
             try:
-                proto = exported(model.module, model.inputs, feeds, names, context.folder, self.opset, exporter)
+                proto = exported(given, model.inputs, feeds, names, context.folder, self.opset, exporter)
                 written = write_onnx(proto, context.folder / "model.onnx")
                 check_equal(written, session, context, self.tolerance)
             except StepError as error:
                 failures.append(f"{exporter}: {error}")
             except Exception as error:  # exporters raise whatever the first op that they lack raises
                 log.exception("the exporter %s failed", exporter)
-                failures.append(f"{exporter}: {cause(error)}")
+                failures.append(f"{exporter}: {cause(error)}{_where(error)}")
             else:
                 context.notes.extend(f"export: {failure}; another exporter was taken" for failure in failures)
                 context.notes.append(f"exported by torch.onnx, {exporter}, opset {_opset(proto)}")
@@ -65,14 +74,25 @@ class Step(Settings):
         raise StepError("torch's exporters could not do it. " + " / ".join(failures))
 
 
+def _given(model: TorchModel) -> tuple[Any, tuple[str, ...]]:
+    """What torch's exporters are given, and those that take it: a `.pt2` as it is, not captured once more."""
+    import torch
+
+    if isinstance(model.module, torch.jit.ScriptModule):
+        return model.module, ("torchscript",)
+    if model.file:
+        return _exported.read(model.file), ("dynamo",)
+    return model.module, ("dynamo", "torchscript")
+
+
 def exported(
-    module: "nn.Module", inputs: Sequence[TensorSpec], feeds: Mapping[str, Array], outputs: Sequence[str], folder: Path,
-    opset: int, exporter: str = "dynamo",
+    module: "nn.Module | ExportedProgram", inputs: Sequence[TensorSpec], feeds: Mapping[str, Array],
+    outputs: Sequence[str], folder: Path, opset: int, exporter: str = "dynamo",
 ) -> Any:  # fmt: skip
     """A module as an ONNX graph, by one of torch's exporters; raises what that raises.
 
     Args:
-        module: in eval mode, or captured.
+        module: in eval mode, or captured: a program has its dynamic axes in it.
         inputs: with the axes that are dynamic.
         feeds: to trace with.
         outputs: their names.
@@ -91,7 +111,8 @@ def exported(
         if exporter == "dynamo":
             torch.onnx.export(
                 module, arguments, str(path), dynamo=True, opset_version=opset, verbose=False,
-                input_names=names, output_names=list(outputs), dynamic_shapes=dynamic_shapes(module, inputs),
+                input_names=names, output_names=list(outputs),
+                dynamic_shapes=dynamic_shapes(module, inputs) if isinstance(module, torch.nn.Module) else None,
             )  # fmt: skip
         else:
             dynamic = {name: each for name, each in zip(names, axes, strict=True) if each}
@@ -140,6 +161,32 @@ def _name_axes(proto: Any, inputs: Sequence[TensorSpec]) -> None:
 
 def _opset(proto: Any) -> int:
     return max(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _where(error: BaseException) -> str:
+    """The op that an exporter stumbled over and the line of the user's code that it comes from, as far as known.
+
+    Both exporters raise where they hold the node of their graph, and say nothing of it.
+    """
+    import torch
+
+    op, sources = "", ""
+    last: BaseException | None = error
+    while last is not None:
+        for frame, _ in traceback.walk_tb(last.__traceback__):
+            node = frame.f_locals.get("node")
+            if isinstance(node, torch.fx.Node):
+                op, sources = str(node.target), str(node.meta.get("stack_trace") or "")
+            elif isinstance(node, torch._C.Node):
+                op, sources = node.kind(), str(node.sourceRange())
+        last = last.__cause__
+    lines = [(a or c, b or d) for a, b, c, d in _LINE.findall(sources or str(error))]
+    # the one of torch stands outermost first, the other innermost first; a layer of torch's own is not the user's code
+    own = [(file, line) for file, line in lines if "/site-packages/" not in file and not file.startswith("code/")]
+    place = own[-1] if '", line' in sources else own[0] if own else None
+    said = f"the op {op}" if op else ""
+    said += f"{', which comes' if op else 'it comes'} from {place[0]}:{place[1]}" if place else ""
+    return f" ({said})" if said else ""
 
 
 def cause(error: BaseException) -> str:

@@ -1,4 +1,5 @@
 import logging
+import re
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from optimize import verify
 from optimize.models import TorchModel
 from optimize.steps import export
 from optimize.steps.export import Step
+from optimize.usercode import load_callable
 from optimize.verify import judge
 from runtime.errors import StepError, WorkError
 from runtime.tensors import TensorSpec
@@ -39,6 +41,44 @@ def around(function):
 @pytest.fixture
 def context(make_context):
     return make_context({"x": np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32)})
+
+
+UNKNOWN = """
+import torch
+from torch import nn
+
+class Inner(nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+class Forks(nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:
+            return torch.special.bessel_j0(x)
+        return x
+
+def inner(): return nn.Sequential(nn.Linear(4, 4), Inner())
+def forks(): return Forks()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("inner", [r"dynamo: .*\(the op prims\.bessel_j0\.default, which comes from (\S*model\.py):7\)",
+                   r"torchscript: .*\(the op aten::special_bessel_j0, which comes from (\S*model\.py):7\)"]),
+        ("forks", [r"dynamo: .*\(it comes from (\S*model\.py):11\)"]),
+    ],
+)  # fmt: skip
+def test_what_no_exporter_knows_is_named_with_the_line_of_the_users_code(tmp_path, make_context, name, lines):
+    context = make_context({"x": np.random.default_rng(0).random((16, 4), np.float32)})
+    (tmp_path / "model.py").write_text(UNKNOWN)
+    module = load_callable(f"{tmp_path}/model.py:{name}", "model")()
+    with pytest.raises(StepError) as caught:
+        Step()(TorchModel(module.eval(), X), context)
+    for line in lines:
+        found = re.search(line, str(caught.value))
+        assert found and found[1] == str(tmp_path / "model.py"), str(caught.value)
 
 
 def exact(model, feeds):

@@ -95,7 +95,7 @@ def test_onnx_that_is_not_there_is_refused(tmp_path):
 
 def test_an_input_that_is_no_tensor_is_refused(tmp_path):
     sequence = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
-    with pytest.raises(InputError, match="'x' is a sequence_type; only tensors"):
+    with pytest.raises(InputError, match="'x' is a sequence; only tensors"):
         read_onnx(save(tmp_path, model(inputs=[sequence])))
 
 
