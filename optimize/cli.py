@@ -27,7 +27,7 @@ Weights = Annotated[str | None, typer.Option(help="A checkpoint for file.py:call
 Shape = Annotated[
     list[str] | None, typer.Option(help="Of an input: batch,3,32,32, or NAME=batch,3,32,32:dtype; a word is an axis.")
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Allow unpickling the checkpoint: it can run code.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Allow unpickling the model or checkpoint: it can run code.")]
 MetricName = Annotated[str | None, typer.Option("--metric", help="accuracy, top5, mse, mae, or file.py:function.")]
 Better = Annotated[str | None, typer.Option(help="higher or lower, for a metric of your own.")]
 Strict = Annotated[bool, typer.Option("--strict", help="'cannot tell' counts as not met: exit code 1.")]

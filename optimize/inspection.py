@@ -53,10 +53,13 @@ def _onnx(path: Path) -> dict[str, Any]:
 
 def _torch(module: Any) -> dict[str, Any]:
     values = [parameter.detach() for parameter in module.parameters()]
-    layers = Counter(type(layer).__name__ for layer in module.modules() if not list(layer.children()))
+    leaves = [layer for layer in module.modules() if not list(layer.children())]
+    layers = Counter(getattr(layer, "original_name", type(layer).__name__) for layer in leaves)  # TorchScript's own
+    if hasattr(module, "graph") and hasattr(module.graph, "find_nodes"):  # an exported program has no layers
+        layers = Counter(str(node.target) for node in module.graph.nodes if node.op == "call_function")
     arrays = [value.float().numpy() for value in values]
     return {
-        "format": f"torch module {type(module).__name__}",
+        "format": f"torch module {getattr(module, 'original_name', type(module).__name__)}",
         "layers": dict(layers.most_common()),
         **_weights(arrays, [str(value.dtype).removeprefix("torch.") for value in values]),
         "size_bytes": sum(value.numel() * value.element_size() for value in values),

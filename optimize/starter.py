@@ -9,6 +9,7 @@ from optimize import sources, steps
 from optimize.data import infer_inputs
 from optimize.models import read_onnx
 from optimize.recipe import Recipe
+from optimize.sources._exported import is_program
 from runtime.errors import InputError
 from runtime.tensors import TensorSpec
 
@@ -55,8 +56,11 @@ def _text(
         return _quoted(str(path.relative_to(folder.absolute()) if path.is_relative_to(folder.absolute()) else path))
 
     lines = ["# What `optimize run` does. Paths are relative to this file.", "", "[model]"]
-    lines.append(f"path = {place(model)}" if source == "onnx" else f"entry = {place(model)} # returns the nn.Module")
-    if source == "torch":
+    code = ".py:" in model
+    lines.append(f"entry = {place(model)} # returns the nn.Module" if code else f"path = {place(model)}")
+    if is_program(model):
+        lines.append("# trust = true # it holds pickles and code: where you know whose it is")
+    if source == "torch" and code:
         lines.append(f"weights = {place(weights)}" if weights else '# weights = "weights.pth" # or .safetensors')
     if inputs and source == "torch":
         for spec in inputs:

@@ -56,9 +56,15 @@ def batch_sizes(inputs: Sequence[TensorSpec], axes: Axes) -> tuple[int, ...]:
 
 
 def sized_feeds(split: Split, inputs: Sequence[TensorSpec], size: int) -> dict[str, Array]:
-    """A batch of `size` real samples, repeated where there are fewer."""
-    feeds = resized(split.take(size)[0], size)
-    return {spec.name: spec.given(feeds[spec.name]) for spec in inputs}
+    """A batch of `size` real samples, repeated where there are fewer; of inputs of a fixed length as many as that."""
+    feeds = split.take(size)[0]
+    found = {}
+    for spec in inputs:
+        long = {"": feeds[spec.name]}
+        if spec.shape:  # a single number is given as it is
+            long = resized(long, spec.shape[0] if isinstance(spec.shape[0], int) else size)
+        found[spec.name] = spec.given(long[""])
+    return found
 
 
 def answered(model: OnnxModel, split: Split) -> tuple[dict[str, Array], dict[str, Array]]:

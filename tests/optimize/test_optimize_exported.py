@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from optimize import recipe, sources
+from optimize import recipe, sources, starter
 from optimize.build import _origin
+from optimize.inspection import inspect
 from optimize.models import TorchModel
 from optimize.sources import ModelSpec
 from optimize.steps.export import Step
@@ -208,3 +209,12 @@ def test_a_fixed_batch_stays_fixed_and_another_is_refused_by_the_program(tmp_pat
     assert original.inputs == (TensorSpec("x", "float32", (2, 4)),)
     with pytest.raises(EngineError, match="Guard failed"):
         original.open().run({"x": numbers(3)})
+
+
+def test_it_is_inspected_by_its_ops_or_layers_and_a_recipe_names_it_as_a_file(pt2, scripted, tmp_path):
+    assert inspect(pt2, None, True)["layers"] == {"aten.linear.default": 1, "aten.dropout.default": 1}
+    found = inspect(scripted, None, True)
+    assert found["format"] == "torch module Net" and found["layers"] == {"Linear": 1, "Dropout": 1}
+    starter.write(pt2, None, None, tmp_path / "recipe.toml")
+    text = (tmp_path / "recipe.toml").read_text()
+    assert 'path = "net.pt2"' in text and "# trust = true" in text and "weights" not in text

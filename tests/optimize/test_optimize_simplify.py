@@ -8,6 +8,7 @@ from optimize.models import read_onnx
 from optimize.steps.simplify import Step
 from optimize.verify import judge
 from runtime import engines
+from runtime.tensors import TensorSpec
 
 
 @pytest.fixture
@@ -42,6 +43,17 @@ def test_simplify_leaves_fewer_nodes_that_compute_the_same(clumsy, context):
     assert found.specs == clumsy.specs and context.notes == [] and found.path.parent == context.folder
     x = np.random.default_rng(1).standard_normal((9, 4)).astype(np.float32)
     np.testing.assert_array_equal(judge(found).run({"x": x})["y"], judge(clumsy).run({"x": x})["y"])
+
+
+@pytest.mark.parametrize(("shape", "said"), [(None, ("batch", 4)), ([None, 4], ("y_0", 4)), (["rows", 4], ("rows", 4))])
+def test_outputs_have_the_axes_that_the_file_declares_or_those_worked_out(clumsy, context, shape, said):
+    proto = onnx.load(clumsy.path)
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, shape))
+    onnx.save(proto, clumsy.path)
+    given = read_onnx(clumsy.path)
+    found = Step()(given, context)
+    assert context.notes == [] and len(onnx.load(found.path).graph.node) == 1
+    assert found.specs.outputs == (TensorSpec("y", "float32", said),)
 
 
 def changed_weights(proto):

@@ -33,6 +33,22 @@ def test_it_dequantizes_in_every_opset(tmp_path, opset):
     np.testing.assert_allclose(found, [[0.3, 0.5, 2.0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("opset", [7, 11, 13])
+def test_softmax_goes_over_the_axes_that_its_opset_says(tmp_path, opset):
+    x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("Unsqueeze", ["x"], ["wide"], axes=[2])
+        if opset < 13
+        else onnx.helper.make_node("Unsqueeze", ["x", "last"], ["wide"]),
+        onnx.helper.make_node("Softmax", ["wide"], ["soft"], **({} if opset < 13 else {"axis": 1})),
+        onnx.helper.make_node("Reshape", ["soft", "shape"], ["y"]),
+    ]
+    weights = {"shape": np.array([2, 3]), **({} if opset < 13 else {"last": np.array([2])})}
+    found = session(tmp_path, nodes, FLOAT, weights, opset).run({"x": x})["y"]
+    wanted = np.exp(x) / np.exp(x).sum(1, keepdims=True)  # of old ones over all axes from the second on
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 def test_text_of_fixed_length_is_text(tmp_path):
     nodes = [
         onnx.helper.make_node("Equal", ["x", "red"], ["same"]),
