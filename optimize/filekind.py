@@ -31,7 +31,12 @@ _MEMBERS = (
 
 
 def told(path: Path) -> str:
-    """`a zip archive: unpack it`, in this form; empty for what is not known, and may be a damaged ONNX model."""
+    """` but a zip archive: unpack it`, in this form; empty for what is not known, and may be a damaged ONNX model."""
+    found = _told(path)
+    return f" but {found}" if found else ""
+
+
+def _told(path: Path) -> str:
     with path.open("rb") as stream:
         start = stream.read(512)
     if not start:

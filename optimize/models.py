@@ -96,17 +96,15 @@ def _parsed(path: Path) -> "onnx.ModelProto":
     """The file without its external data; raises InputError where it is none, or newer than what is installed."""
     import onnx
 
-    if other := filekind.told(path):
-        raise InputError(f"{path} is not an ONNX model but {other}.")
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's DecodeError, and others for truncated files
         size = path.stat().st_size
-        raise InputError(
-            f"{path} is not an ONNX model: its {size} bytes cannot be read ({error}); it may be damaged or cut off."
-        ) from error
+        why = f": its {size} bytes cannot be read ({error}); it may be damaged or cut off"
+        raise InputError(f"{path} is not an ONNX model{filekind.told(path) or why}.") from error
     if not model.graph.node or not model.graph.output or not model.opset_import:
-        raise InputError(f"{path} is not an ONNX model: it has no nodes, no outputs or no opset.")
+        why = ": it has no nodes, no outputs or no opset"
+        raise InputError(f"{path} is not an ONNX model{filekind.told(path) or why}.")
     newest = onnx.defs.onnx_opset_version()
     opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
     for what, got, most in (("IR version", model.ir_version, onnx.IR_VERSION), ("opset", opset, newest)):
