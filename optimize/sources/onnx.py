@@ -56,12 +56,12 @@ def _ready(model: OnnxModel) -> tuple[OnnxModel, tuple[str, ...]]:
     """The model as steps and engines can take it, and what was done to it."""
     import onnx
 
-    from optimize.steps._graph import opset_of
-
     proto = onnx.load(model.path, load_external_data=False)
     _refuse_foreign(proto, model.path)
     beside = external(proto)
-    old = opset_of(proto) if opset_of(proto) < RUN_FROM and not _runs(model) else 0
+    # a file of trees may have ops of another domain alone
+    opset = max((int(one.version) for one in proto.opset_import if one.domain in ("", "ai.onnx")), default=RUN_FROM)
+    old = opset if opset < RUN_FROM and not _runs(model) else 0
     if not old and not beside.keys() - {f"{model.path.name}.data"}:
         return model, ()
     files = [model.path, *(model.path.parent / place for place in beside)]

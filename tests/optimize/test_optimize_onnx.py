@@ -189,3 +189,12 @@ def test_text_is_refused_for_targets_that_have_none(tmp_path):
     asked = to_recipe(str(path), data=tmp_path / "data.npz", targets=["openvino"])
     with pytest.raises(InputError, match=r"has the text 'word', which of the targets onnxruntime, reference alone"):
         prepare(asked, Progress(1, silent=True), None)
+
+
+def test_a_file_may_have_ops_of_another_domain_alone(tmp_path):
+    node = helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[1.0], scale=[2.0])
+    path = write(tmp_path, [node], domains=["ai.onnx.ml"])
+    proto = onnx.load(path)
+    del proto.opset_import[0]
+    onnx.save(proto, path)
+    np.testing.assert_allclose(load(path).open().run({"x": X})["y"], (X - 1) * 2, rtol=1e-6)
