@@ -214,7 +214,7 @@ class Recipe(_Table):
 
     def all_steps(self) -> tuple[Settings, ...]:
         """The steps with export and simplify put in, paths absolute; raises InputError for an order that cannot be."""
-        place = _place("model", self.model)
+        place = self._resolve(_place("model", self.model))
         source = self.model.source or sources.detect(place)
         listed = [step.resolved(self._resolve) for step in self.steps]
         found = steps.complete(listed, TorchModel if source == "torch" else OnnxModel)

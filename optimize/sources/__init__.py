@@ -81,7 +81,8 @@ def detect(place: str) -> str:
             return name
     raise InputError(
         f"'{place}' is not a model that any source knows ({', '.join(known)}). "
-        "Give an .onnx file, a .skops file of scikit-learn, file.py:callable for a PyTorch module, or a .pt2 file."
+        "Give an .onnx file, file.py:callable or a .pt2 file for a PyTorch module, a .skops file of scikit-learn, "
+        "XGBoost's .ubj or .json, or LightGBM's .txt."
     )
 
 

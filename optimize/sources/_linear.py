@@ -27,6 +27,9 @@ def in_plain_ops(proto: Any, classes: int, output: str) -> Any:
     from onnx import helper
 
     graph = proto.graph
+    for node in graph.node:  # a tensor of their own by this name makes room
+        for names in (node.input, node.output):
+            names[:] = [f"{output}_inside" if name == output else name for name in names]
     kept = graph.output[1 if classes else 0]
     widths = [classes] if classes else [one.dim_value for one in kept.type.tensor_type.shape.dim][1:]
     flat = not classes and widths == [1]

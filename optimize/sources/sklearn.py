@@ -1,5 +1,7 @@
 """scikit-learn: a fitted estimator or pipeline, its preprocessing with it; converted by skl2onnx.
 
+So are XGBoost's and LightGBM's, as estimators or in their own files.
+
 The original is the estimator itself. Of a classifier the output is the probabilities of its classes in their order (or,
 where it has none, their scores), of a regressor what it predicts. What is linear is written in plain ops, which every
 engine has.
@@ -15,12 +17,13 @@ from unittest.mock import patch
 
 import numpy as np
 
-from optimize.sources import ModelSpec, Original
+from optimize.sources import ModelSpec, Original, _boosting
 from optimize.sources._linear import OPSET, in_plain_ops
 from optimize.usercode import load_callable
+from runtime import host
 from runtime.cache import address, made
 from runtime.engines import filled, library
-from runtime.errors import EngineError, InputError
+from runtime.errors import EngineError, EngineMissing, InputError
 from runtime.tensors import Array, TensorSpec
 
 PICKLES = (".pkl", ".pickle", ".joblib")
@@ -29,8 +32,8 @@ OUTPUT = "output"
 
 
 def claims(place: str) -> bool:
-    """A path that ends in .skops, .joblib or .pkl."""
-    return place.endswith((".skops", *PICKLES))
+    """A path that ends in .skops, .joblib or .pkl, or a file of XGBoost's or LightGBM's."""
+    return place.endswith((".skops", *PICKLES)) or _boosting.claims(place)
 
 
 def load(spec: ModelSpec) -> Original:
@@ -43,8 +46,8 @@ def load(spec: ModelSpec) -> Original:
         raise InputError(f"{spec.place} holds all that it has learned; leave out {spec.weights}.")
     estimator = _read(spec.place, spec.trust)
     inputs = spec.inputs or (TensorSpec("x", "float32", ("batch", _features(estimator, spec.place))),)
-    converter = library("skl2onnx", "sklearn")
-    versions = {"skl2onnx": str(converter.__version__), "scikit-learn": str(library("sklearn", "sklearn").__version__)}
+    library("skl2onnx", "sklearn")
+    versions = host.versions(("skl2onnx", "scikit-learn", "onnxmltools"))
     try:
         content = hashlib.sha256(pickle.dumps(estimator)).hexdigest()
     except Exception as error:  # of a lambda in it, say: whatever its parts raise
@@ -134,10 +137,15 @@ def _read(place: str, trust: bool) -> Any:
                     "--trust where you know whose it is."
                 )
             found = skops.load(path, trusted=foreign)
-        else:
+        elif place.endswith(PICKLES):
             found = library("joblib", "sklearn").load(path)
+        else:
+            found = _boosting.read(path)
     except (InputError, EngineError):
         raise
+    except ModuleNotFoundError as error:
+        extra = _boosting.EXTRA if error.name in _boosting.LIBRARIES else "sklearn"
+        raise EngineMissing(f"{path} needs {error.name}: pip install 'edge-optimize[{extra}]'") from error
     except Exception as error:  # whatever a damaged or foreign file brings up
         raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     return _checked(found, place)
@@ -155,6 +163,9 @@ def _with_numbers(make: Callable[..., Any], *args: Any, **facts: Any) -> Any:
 
 
 def _checked(found: Any, place: str) -> Any:
+    found = _boosting.adopted(found, place)
+    if isinstance(found, _boosting.LightGBM):
+        return found
     base = library("sklearn.base", "sklearn").BaseEstimator
     if not isinstance(found, base) or not hasattr(found, "predict"):
         raise InputError(f"{place} is a {type(found).__name__}, not an estimator of scikit-learn that predicts.")
@@ -173,20 +184,38 @@ def _features(estimator: Any, place: str) -> int:
 
 
 def _converted(estimator: Any, inputs: tuple[TensorSpec, ...], place: str) -> Any:
-    converter = library("skl2onnx", "sklearn")
     types = library("skl2onnx.common.data_types", "sklearn")
     kinds = {"str": types.StringTensorType, "int64": types.Int64TensorType, "float64": types.DoubleTensorType}
     given = [(spec.name, kinds.get(spec.dtype, types.FloatTensorType)([None, *spec.shape[1:]])) for spec in inputs]
-    classes = len(getattr(estimator, "classes_", ()))
-    last = estimator[-1] if hasattr(estimator, "named_steps") else estimator
-    scores = {id(last): {"raw_scores": True}} if classes and not hasattr(estimator, "predict_proba") else None
-    container = library("skl2onnx.common._container", "sklearn")
     try:
-        # 1.20 hands truth values to onnx as attributes that hold whole numbers, which protobuf refuses
-        with patch.object(container, "make_node", partial(_with_numbers, container.make_node)):
-            proto = converter.convert_sklearn(estimator, initial_types=given, options=scores, target_opset=OPSETS)
-        return in_plain_ops(proto, classes, OUTPUT)
+        _boosting.register()
+        proto = in_plain_ops(_as_written(estimator, given), len(getattr(estimator, "classes_", ())), OUTPUT)
+        for part in _boosting.parts(estimator):
+            if part is estimator and len(inputs) == 1:
+                _boosting.check(proto, part, SklearnSession(estimator, inputs))
+            else:  # alone, where it is known what comes to its thresholds
+                _converted(part, (TensorSpec("x", "float32", ("batch", _features(part, place))),), place)
+        return proto
+    except (InputError, EngineMissing) as error:
+        raise type(error)(f"{place} cannot be converted: {error}") from error
     except Exception as error:  # its own errors share no base
         raise InputError(
             f"skl2onnx cannot convert {place}: {' '.join(str(error).split())[:300] or type(error).__name__}"
         ) from error
+
+
+def _as_written(estimator: Any, given: list[tuple[str, Any]]) -> Any:
+    """The file of skl2onnx's, or for a booster onnxmltools'."""
+    if isinstance(estimator, _boosting.LightGBM):
+        return _boosting.converted(estimator, given[0][0])
+    # divided as scikit-learn does: XGBoost's thresholds are samples' own numbers, so that one more rounding is seen
+    options: dict[Any, dict[str, Any]] = {library("sklearn.preprocessing", "sklearn").StandardScaler: {"div": "div"}}
+    if hasattr(estimator, "classes_") and not hasattr(estimator, "predict_proba"):
+        last = estimator[-1] if hasattr(estimator, "named_steps") else estimator
+        options[id(last)] = {"raw_scores": True}
+    container = library("skl2onnx.common._container", "sklearn")
+    # 1.20 hands truth values to onnx as attributes that hold whole numbers, which protobuf refuses
+    with patch.object(container, "make_node", partial(_with_numbers, container.make_node)):
+        return library("skl2onnx", "sklearn").convert_sklearn(
+            estimator, initial_types=given, options=options, target_opset=OPSETS
+        )
