@@ -21,6 +21,7 @@ cli = typer.Typer(
     rich_markup_mode=None,
 )
 
+MODELS = "model.onnx, file.py:callable, .skops, .ubj, .txt, .keras, .tflite, or a SavedModel's folder"
 Out = Annotated[Path, typer.Option("--out", help="The folder for bundle, report and log.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Weights = Annotated[str | None, typer.Option(help="A checkpoint for file.py:callable: state dict or safetensors.")]
@@ -94,9 +95,7 @@ def demo(
 
 @command
 def run(
-    model: Annotated[
-        str, typer.Argument(help="RECIPE.toml, model.onnx, model.skops, or file.py:callable.", metavar="RECIPE|MODEL")
-    ],
+    model: Annotated[str, typer.Argument(help=f"RECIPE.toml, {MODELS}.", metavar="RECIPE|MODEL")],
     data: Annotated[str | None, typer.Option(help="data.npz, data.csv, or file.py:callable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Where to deploy to; may be repeated.")] = None,
     metric: MetricName = None,
@@ -123,9 +122,7 @@ def run(
 
 @command
 def plan(
-    model: Annotated[
-        str, typer.Argument(help="RECIPE.toml, model.onnx, model.skops, or file.py:callable.", metavar="RECIPE|MODEL")
-    ],
+    model: Annotated[str, typer.Argument(help=f"RECIPE.toml, {MODELS}.", metavar="RECIPE|MODEL")],
     data: Annotated[str | None, typer.Option(help="data.npz, data.csv, or file.py:callable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Where to deploy to; may be repeated.")] = None,
     weights: Weights = None,
@@ -144,7 +141,7 @@ def plan(
 
 @command
 def init(
-    model: Annotated[str | None, typer.Argument(help="model.onnx, model.skops, or file.py:callable.")] = None,
+    model: Annotated[str | None, typer.Argument(help=f"{MODELS}.")] = None,
     data: Annotated[str | None, typer.Option(help="data.npz, data.csv, or file.py:callable.")] = None,
     weights: Weights = None,
     out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.toml"),
@@ -159,7 +156,7 @@ def init(
 
 @command
 def inspect(
-    model: Annotated[str, typer.Argument(help="model.onnx, file.py:callable, or a bundle.", metavar="MODEL|BUNDLE")],
+    model: Annotated[str, typer.Argument(help=f"A bundle, {MODELS}.", metavar="MODEL|BUNDLE")],
     weights: Weights = None,
     trust: Trust = False,
     json: Json = False,

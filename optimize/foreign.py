@@ -126,7 +126,7 @@ def judged(
 def contestant(place: str, inputs: tuple[TensorSpec, ...], weights: str | None, trust: bool) -> Contestant:
     """What runs a place, and its inputs where it says them itself."""
     path = Path(place)
-    if path.is_dir():
+    if path.is_dir() and not sources.claimed(place):
         bundle = bundles.read(path)
         return Contender(place, "runtime.worker:open_bundle", {"path": _absolute(place)}), bundle.specs.inputs
     source = sources.detect(place)
@@ -137,8 +137,9 @@ def contestant(place: str, inputs: tuple[TensorSpec, ...], weights: str | None, 
         arguments["options"] = {}
         return Contender(place, "runtime.worker:open_engine", arguments), model.specs.inputs
     spec = ModelSpec(source, _absolute(place), _absolute(weights) if weights else None, inputs, trust)
-    sources.load(spec)  # what is wrong with it is said here, not by a worker
-    return spec.contender(place), inputs
+    loaded = sources.load(spec)  # what is wrong with it is said here, not by a worker
+    # an estimator's columns may be inputs of their own, as the data has them
+    return spec.contender(place), inputs or (() if source == "sklearn" else loaded.inputs)
 
 
 def threaded(contender: Contender, threads: int) -> Contender:

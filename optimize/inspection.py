@@ -23,7 +23,7 @@ def inspect(place: str, weights: str | None, trust: bool) -> dict[str, Any]:
         InputError: it is none of these, or not there.
         BundleError: the bundle is damaged.
     """
-    if Path(place).is_dir():
+    if Path(place).is_dir() and not sources.claimed(place):
         return _bundle(Path(place))
     source = sources.detect(place)
     loaded = sources.load(ModelSpec(source, place, weights, (), trust))

@@ -21,6 +21,10 @@ VENDORS = {
     "tensorrt",
     "tensorrt_rtx",
     "cuda",
+    "keras",
+    "tensorflow",
+    "xgboost",
+    "lightgbm",
 }
 MAX_LINES = 400
 

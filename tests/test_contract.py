@@ -562,7 +562,7 @@ def test_a_source_is_found_by_its_kind_of_place_and_refuses_what_is_not_there(na
         sources.detect("no such kind of thing")
     assert name in str(caught.value)
     place = own_place("optimize.sources", name, tmp_path)
-    pytest.importorskip(name, reason=NEEDS_OPTIMIZE)
+    pytest.importorskip(name, reason=f"pip install 'edge-optimize[{name if name in EXTRAS else 'optimize'}]'")
     assert sources.detect(place) == name
     spec = sources.ModelSpec(name, place)
     with pytest.raises(InputError, match=re.escape(place.rpartition(":")[0] or place)):

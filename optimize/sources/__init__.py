@@ -69,20 +69,24 @@ class Original:
     file: Path | None = None
 
 
+def claimed(place: str) -> str | None:
+    """The source whose kind of place this is; None where no source knows it, of a bundle's folder say."""
+    names = listing.names(__name__)
+    return next((name for name in names if listing.get(__name__, name, "source").claims(place)), None)
+
+
 def detect(place: str) -> str:
     """The source whose kind of place this is.
 
     Raises:
         InputError: no source knows it.
     """
-    known = listing.names(__name__)
-    for name in known:
-        if listing.get(__name__, name, "source").claims(place):
-            return name
+    if name := claimed(place):
+        return name
     raise InputError(
-        f"'{place}' is not a model that any source knows ({', '.join(known)}). "
-        "Give an .onnx file, file.py:callable or a .pt2 file for a PyTorch module, a .skops file of scikit-learn, "
-        "XGBoost's .ubj or .json, or LightGBM's .txt."
+        f"'{place}' is not a model that any source knows ({', '.join(listing.names(__name__))}). Give an .onnx file, "
+        "file.py:callable or a .pt2 file for a PyTorch module, a .skops file of scikit-learn, XGBoost's .ubj or .json, LightGBM's "
+        ".txt, Keras's .keras, TensorFlow's .tflite or the folder of a SavedModel."
     )
 
 
