@@ -77,7 +77,7 @@ def interpreter(path: Path, threads: int | None = None) -> Any:
 
 def lite_names(lite: Any) -> tuple[list[str], list[str]]:
     """Of an interpreter's inputs and outputs, in their order: its signature's where it has one, else its tensors'."""
-    known = {}
+    known: dict[int, str] = {}
     if len(lite.get_signature_list()) == 1:
         call = lite.get_signature_runner()
         for details in (call.get_input_details(), call.get_output_details()):
@@ -114,6 +114,7 @@ def convert(place: str, out: str, trust: bool) -> list[str]:
         function = tf.function(lambda *arrays: [call(**dict(zip(given, arrays, strict=True)))[key] for key in keys])
         specs = [call.structured_input_signature[1][name] for name in given]
         proto, _ = _tried(place, tf2onnx.convert.from_function, function, specs, opset=OPSET)
+    _real_outputs(proto)
     _rename(proto, *names)
     model = write_onnx(proto, Path(out))
     feeds = random_feeds(model.specs.inputs, 2)
@@ -129,7 +130,7 @@ def convert(place: str, out: str, trust: bool) -> list[str]:
     if rounded:
         notes.append(
             f"the model is quantized already, and its {rounded} QuantizeLinear come along: its file answers within "
-            f"{error:.1g} (relative) of the original on random numbers"
+            f"{error:.1g} (relative) of the original on random numbers; its outputs are given as real numbers"
         )
     return notes
 
@@ -169,6 +170,19 @@ def _rename(proto: Any, inputs: list[str], outputs: list[str]) -> None:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.dim_value:
                 dim.dim_param = f"{value.name}_{axis}" if axis else "batch"
+
+
+def _real_outputs(proto: Any) -> None:
+    """Rounded outputs as the real numbers that they stand for: whole ones are numbers of classes here."""
+    from onnx import TensorProto, helper
+
+    makers = {node.output[0]: node for node in proto.graph.node}
+    for value in proto.graph.output:
+        maker = makers.get(value.name)
+        if maker is not None and maker.op_type == "QuantizeLinear":
+            real = f"{value.name}_real"
+            proto.graph.node.append(helper.make_node("DequantizeLinear", [value.name, *maker.input[1:]], [real]))
+            value.name, value.type.tensor_type.elem_type = real, TensorProto.FLOAT
 
 
 def _refuse_dangerous(path: Path) -> None:

@@ -117,7 +117,7 @@ class LiteSession:
         self._lite = _tensorflow.interpreter(path, self.threads)
         given, found = _tensorflow.lite_names(self._lite)
         self._places = {name: each["index"] for name, each in zip(given, self._lite.get_input_details(), strict=True)}
-        self._outputs = {name: each["index"] for name, each in zip(found, self._lite.get_output_details(), strict=True)}
+        self._outputs = dict(zip(found, self._lite.get_output_details(), strict=True))
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
@@ -128,8 +128,14 @@ class LiteSession:
                 self._lite.invoke()
             except (RuntimeError, ValueError) as error:
                 raise EngineError(f"TensorFlow Lite: {error}") from error
-            found = {name: np.array(self._lite.get_tensor(place)) for name, place in self._outputs.items()}
+            found = {name: self._real(details) for name, details in self._outputs.items()}
         return filled(out, found)
+
+    def _real(self, details: Mapping[str, Any]) -> Array:
+        """An output; where it is rounded, as the real numbers that it stands for."""
+        value = np.array(self._lite.get_tensor(details["index"]))
+        scale, zero = details["quantization"]
+        return (value.astype(np.float32) - np.float32(zero)) * np.float32(scale) if scale else value
 
     def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
         """The interpreter alone, its inputs in their places; see `runtime.engines.Session`."""
