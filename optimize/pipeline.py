@@ -42,7 +42,6 @@ STAGES = 8
 DISTRIBUTIONS = (
     "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "nncf",
     "neural-compressor", "torchao", "scikit-learn", "scipy", "safetensors", "tensorrt", "executorch", "onnxruntime-gpu",
-    "skl2onnx", "onnxmltools", "keras", "tensorflow", "tensorflow-cpu", "tf2onnx",
 )  # fmt: skip
 
 ORIGINAL = "original"
