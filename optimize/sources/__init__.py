@@ -85,8 +85,8 @@ def detect(place: str) -> str:
         return name
     raise InputError(
         f"'{place}' is not a model that any source knows ({', '.join(listing.names(__name__))}). Give an .onnx file, "
-        "file.py:callable or a .pt2 file for a PyTorch module, a .skops file of scikit-learn, XGBoost's .ubj or .json, LightGBM's "
-        ".txt, Keras's .keras, TensorFlow's .tflite or the folder of a SavedModel."
+        "file.py:callable or a .pt2 file for a PyTorch module, a .skops file of scikit-learn, XGBoost's .ubj or .json, "
+        "LightGBM's .txt, Keras's .keras, TensorFlow's .tflite or the folder of a SavedModel."
     )
 
 
