@@ -99,7 +99,7 @@ def settings(kind: str, table: Mapping[str, Any]) -> Any:
     plain = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     try:
         return known(**plain)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"the preprocessing '{kind}': {error}") from error
 
 
