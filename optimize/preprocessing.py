@@ -22,21 +22,23 @@ TIMED = 64  # samples
 
 @dataclass
 class Losses:
-    """What could not be read, over all passes.
+    """What could not be read.
 
     Attributes:
-        reasons: of each sample, once.
+        reasons: what was said of them, each once, over all passes.
+        lost: how many they were since it was set to 0.
         read: how often a sample was read.
     """
 
     reasons: dict[str, None] = field(default_factory=dict)
+    lost: int = 0
     read: int = 0
 
     def check(self, samples: int, limit: float) -> list[str]:
         """What a reader of the report should know; raises InputError where more than `limit`, a share, are lost."""
-        if not self.reasons:
+        if not self.lost:
             return []
-        lost, named = len(self.reasons), "; ".join(list(self.reasons)[:NAMED])
+        lost, named = self.lost, "; ".join(list(self.reasons)[:NAMED])
         said = f"{lost} of {samples + lost} samples cannot be read{', the first' if lost > NAMED else ''}: {named}"
         if lost > limit * (samples + lost):
             raise InputError(
@@ -51,11 +53,13 @@ class Read:
 
     Attributes:
         specs: the preprocessing that made them, with the columns that it reads; none where they lay there.
+        boxes: the labels are.
     """
 
     splits: Splits
     specs: tuple[PreSpec, ...]
     losses: Losses
+    boxes: bool = False
 
     def pace(self, inputs: Sequence[TensorSpec]) -> list[str]:
         """What a sample's preprocessing takes on this machine, for the report; nothing where there is none."""
@@ -90,7 +94,7 @@ def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec])
         InputError: a column that is not there, or text or pictures of which nothing says what becomes of them.
     """
     losses = Losses()
-    stored, _ = splits.calibrate.take(1)
+    stored, known = splits.calibrate.take(1)
     specs = tuple(_placed(asked, stored, inputs) if asked else _told(stored, inputs))
     if not specs:
         return Read(splits, (), losses)
@@ -98,14 +102,15 @@ def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec])
 
     def convert(batch: Batch) -> Batch:
         feeds, labels = batch
-        kept, samples, masks = [], [], []
+        kept, samples, answers = [], [], []
         for row, raw in enumerate(pre.rows({name: list(feeds[name]) for name in made.columns})):
             try:
                 sample = made.sample(raw)
                 if labels is not None and labels.dtype.kind in "UO":
-                    masks.append(made.mask(labels[row]))
+                    answers.append(made.label(pre.cell(labels[row]), raw))
             except InputError as error:
                 losses.reasons[str(error)] = None
+                losses.lost += 1
                 continue
             samples.append(sample)
             kept.append(row)
@@ -113,11 +118,12 @@ def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec])
         if not kept:
             return {}, None
         others = {name: value[kept] for name, value in feeds.items() if name not in made.columns}
-        if masks:
-            return {**made.batch(samples), **others}, _stacked(masks)
+        if answers:
+            return {**made.batch(samples), **others}, _stacked(answers)
         return {**made.batch(samples), **others}, None if labels is None else labels[kept]
 
-    return Read(splits.converted(convert), specs, losses)
+    boxes = known is not None and known.dtype == object and isinstance(known[0], np.ndarray)
+    return Read(splits.converted(convert), specs, losses, boxes)
 
 
 def _told(stored: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> list[PreSpec]:
@@ -160,7 +166,7 @@ def _placed(asked: Sequence[PreSpec], stored: Mapping[str, Array], inputs: Seque
     return found
 
 
-def _stacked(masks: Sequence[Array]) -> Array:
-    if len({mask.shape for mask in masks}) > 1:
+def _stacked(answers: Sequence[Array]) -> Array:
+    if len({one.shape for one in answers}) > 1:
         raise InputError("the masks have several sizes: give the preprocessing 'image' a size.")
-    return np.stack(masks)
+    return np.stack(answers)

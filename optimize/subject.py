@@ -1,6 +1,6 @@
 """What is optimized: the original, its data, its metric and the sizes it runs at, all checked before any work."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -130,6 +130,7 @@ def read_data(
         inputs = given or data_folder.infer_inputs(read.splits.calibrate.take(1))
         splits = data_folder.prepare(read.splits, inputs)
         facts = {}
+        read.losses.lost = 0  # from here on each sample is read once
         for split in splits:
             progress.say(f"the data: {split.name}")
             facts[split.name] = data_folder.examine(split, inputs)
@@ -145,12 +146,23 @@ def read_data(
     if not labelled and metric not in (None, "agreement"):
         raise InputError(f"the metric '{metric}' needs labels, and the data has none: leave it out for agreement.")
     if metric is None:
-        integer = all(one.integer for one in facts.values())
-        metric = "agreement" if not labelled else "accuracy" if integer else "mse"
-        reason = "without labels" if not labelled else f"for {'whole-number' if integer else 'real-number'} labels"
+        metric, reason = _usual(facts.values(), read.boxes)
         notes = (*notes, f"no metric was named; '{metric}' was taken, {reason}")
     return inputs, Material(
         splits, facts, metrics.get(metric, better), labelled and metric != "agreement", notes, read.specs
+    )
+
+
+def _usual(facts: Collection[data_folder.Facts], boxes: bool) -> tuple[str, str]:
+    """The metric that such labels are for, and why."""
+    if not all(one.labelled for one in facts):
+        return "agreement", "without labels"
+    if boxes:
+        return "average_precision", "for boxes"
+    if not all(one.integer for one in facts):
+        return "mse", "for real-number labels"
+    return (
+        ("miou", "for maps of classes") if all(one.maps for one in facts) else ("accuracy", "for whole-number labels")
     )
 
 

@@ -21,6 +21,7 @@ from runtime.tensors import Array, TensorSpec, check_feeds
 NAMES = ("calibrate", "validate", "test")
 SHARES = (0.4, 0.3, 0.3)  # where one split is divided
 LABELS = ("y", "label", "labels")
+NOTHING = 255  # in a map of classes: does not count
 STRATIFY_FROM = 10  # samples of the rarest class
 READ = 64  # samples a batch where nobody says
 
@@ -126,7 +127,8 @@ class Facts:
 
     Attributes:
         sha256: over the arrays' bytes, inputs and labels, in order.
-        labels: the smallest and the largest, where they are whole numbers; None without labels.
+        labels: the smallest and the largest, where they are whole numbers; of maps without 255, which is no class.
+        maps: the labels have a class number for each place of a picture.
         profile: what its samples look like.
     """
 
@@ -136,6 +138,7 @@ class Facts:
     labelled: bool
     integer: bool
     profile: Profile
+    maps: bool = False
 
 
 def detect(place: str) -> str:
@@ -150,7 +153,7 @@ def detect(place: str) -> str:
             return name
     raise InputError(
         f"'{place}' is not data that is known here ({', '.join(known)}). "
-        "Give an .npz file, a .csv, .tsv or .parquet table, or file.py:callable."
+        "Give an .npz file, a .csv, .tsv, .jsonl or .parquet table, a folder of files, or file.py:callable."
     )
 
 
@@ -218,7 +221,7 @@ def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
     # a batch that is baked into the model is not the data's: it is cut and filled up when the model is called
     inputs = [replace(spec, shape=("samples", *spec.shape[1:])) if spec.shape else spec for spec in inputs]
     digest, profile = hashlib.sha256(), Profile()
-    samples, low, high, labelled, integer = 0, None, None, True, False
+    samples, low, high, labelled, integer, maps = 0, None, None, True, False, False
     for feeds, labels in split.batches():
         try:
             check_feeds(inputs, feeds)
@@ -234,14 +237,16 @@ def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
             _finite(split.name, "the labels", labels, samples)
             digest.update(np.ascontiguousarray(labels).data)
             if labels.dtype.kind in "iu" and labels.size:
-                integer = True
-                low = labels.min() if low is None else min(low, labels.min())
-                high = labels.max() if high is None else max(high, labels.max())
+                integer, maps = True, labels.ndim > 2 and labels[0, 0].size > 1
+                counted = labels[labels != NOTHING] if maps else labels
+                if counted.size:
+                    low = counted.min() if low is None else min(low, counted.min())
+                    high = counted.max() if high is None else max(high, counted.max())
         samples += size
     if not samples:
         raise InputError(f"the split '{split.name}' is empty.")
     return Facts(
-        samples, digest.hexdigest(), None if low is None else np.array([low, high]), labelled, integer, profile
+        samples, digest.hexdigest(), None if low is None else np.array([low, high]), labelled, integer, profile, maps
     )
 
 

@@ -90,6 +90,14 @@ def divided(arrays: dict[str, dict[str, Array]], root: Path, classes: Sequence[s
     return Splits(made.calibrate, made.validate, made.test, tuple(notes), made.divided)
 
 
+def inside(folder: Path, name: str) -> Path:
+    """A file in a folder, absolute; links are followed. InputError where its name leads out."""
+    path = folder.absolute() / name
+    if ".." in Path(name).parts or not path.is_relative_to(folder.absolute()):
+        raise InputError(f"'{name}' leads out of {folder}.")
+    return path
+
+
 def texts(values: Sequence[object]) -> Array:
     """A column of text."""
     return np.array([str(value) for value in values], dtype=object)

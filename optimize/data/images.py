@@ -18,8 +18,7 @@ PICTURES, MASKS = "images", "masks"
 
 def claims(place: str) -> bool:
     """A folder with pictures in it."""
-    folder = Path(place)
-    return folder.is_dir() and any(path.suffix.lower() in ENDS for path in folder.rglob("*"))
+    return Path(place).is_dir() and bool(found(Path(place), ENDS))
 
 
 def load(place: str) -> Splits:

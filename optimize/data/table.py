@@ -1,8 +1,9 @@
-"""A table: .csv, .tsv or .parquet, a row a sample, a column that is called `y`, `label`, `labels`, `target` or `class`.
+"""A table: .csv, .tsv, .jsonl or .parquet, a row a sample, its labels in `y`, `label`, `labels`, `target` or `class`.
 
 Columns of numbers are one input `x`, in the file's order; where some are text, each column is an input by its name. A
 column `split` says of each row whether it is for calibrate, validate or test; without it the rows are divided.
-Text in the label column is numbered in the order of the alphabet.
+Text in the label column is numbered in the order of the alphabet. A column `image` or `audio` has paths from the
+table's folder to files in it, which are read when they are needed.
 """
 
 from pathlib import Path
@@ -11,17 +12,19 @@ from typing import Any
 import numpy as np
 
 from optimize.data import NAMES, Splits, from_arrays
+from optimize.data._folders import inside, texts
+from runtime import pre
 from runtime.engines import library
 from runtime.errors import EngineError, InputError
 from runtime.tensors import Array
 
-ENDS = (".csv", ".tsv", ".parquet")
+ENDS = (".csv", ".tsv", ".jsonl", ".parquet")
 LABELS = ("y", "label", "labels", "target", "class")
 SPLIT = "split"
 
 
 def claims(place: str) -> bool:
-    """A path that ends in .csv, .tsv or .parquet."""
+    """A path that ends in .csv, .tsv, .jsonl or .parquet."""
     return place.endswith(ENDS)
 
 
@@ -49,6 +52,8 @@ def load(place: str) -> Splits:
     which = columns.pop(SPLIT, None)
     if not columns:
         raise InputError(f"{path} has nothing but labels.")
+    for name in set(columns) & set(pre.names()) - {"text"}:
+        columns[name] = texts([inside(path.parent, str(one)) for one in columns[name]])
     if all(value.dtype.kind in "biuf" for value in columns.values()):
         feeds: dict[str, Array] = {"x": np.stack([one.astype(np.float32) for one in columns.values()], axis=1)}
     else:
@@ -68,13 +73,17 @@ def load(place: str) -> Splits:
 def _columns(path: Path) -> dict[str, Array]:
     """Name to numbers, or to objects that are text."""
     try:
-        csv, parquet = (library(f"pyarrow.{name}", "tables") for name in ("csv", "parquet"))
+        csv, json, parquet, types = (
+            library(f"pyarrow.{name}", "tables") for name in ("csv", "json", "parquet", "types")
+        )
     except EngineError as error:
         raise InputError(str(error)) from error
     try:
         table: Any = (
             parquet.read_table(path)
             if path.suffix == ".parquet"
+            else json.read_json(path)
+            if path.suffix == ".jsonl"
             else csv.read_csv(path, parse_options=csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ","))
         )
     except Exception as error:  # pyarrow's own share no base but Exception
@@ -85,6 +94,8 @@ def _columns(path: Path) -> dict[str, Array]:
         empty = [place for place, cell in enumerate(column.is_null().to_pylist()) if cell]
         if empty:
             raise InputError(f"{path}: column '{name}' has {len(empty)} empty cells, the first in row {empty[0] + 1}.")
+        if types.is_nested(column.type):
+            raise InputError(f"{path}: column '{name}' has lists or objects in its cells; it takes numbers or text.")
         values = column.to_numpy()
         if values.dtype.kind not in "biuf":
             values = np.array([str(one) for one in values], dtype=object)

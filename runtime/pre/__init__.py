@@ -12,7 +12,7 @@ What was evaluated and what a device does is this very code, with the settings t
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +37,17 @@ class Reader(Protocol):
 
     def batch(self, samples: Sequence[Any]) -> dict[str, Array]:
         """The inputs by name, of what `sample` gave for each."""
+
+
+@runtime_checkable
+class Placing(Reader, Protocol):
+    """A reader that knows where things come to lie."""
+
+    def mask(self, mask: Any, raw: Any) -> Array:
+        """Class numbers as they lie in the input; raises InputError where they cannot be read."""
+
+    def boxes(self, boxes: Array, raw: Any) -> Array:
+        """Boxes as they lie in the input."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +143,17 @@ class Preprocessing:
             found |= reader.batch([sample[index] for sample in samples])
         return found
 
-    def mask(self, raw: Any) -> Array:
-        """A picture of class numbers, fitted as the picture that it belongs to; raises InputError."""
-        for _, reader in self._parts:
-            if hasattr(reader, "mask"):
-                found: Array = reader.mask(raw)
-                return found
-        raise InputError("the labels are text, and no picture is there whose masks they could name.")
+    def label(self, label: Any, raw: Mapping[str, Any]) -> Array:
+        """What a raw label says of the picture as it was fitted: of a mask's path (height, width), of boxes (n, 5).
+
+        Raises:
+            InputError: the mask cannot be read, or there is no picture.
+        """
+        for columns, reader in self._parts:
+            if isinstance(reader, Placing):
+                read = reader.boxes if isinstance(label, np.ndarray) else reader.mask
+                return read(label, raw[columns[0]])
+        raise InputError("the labels are masks or boxes, and no picture is there that they could be of.")
 
     def __call__(self, raw: Mapping[str, Sequence[Any]]) -> dict[str, Array]:
         """The inputs of raw samples by column; raises InputError where one cannot be read."""

@@ -7,7 +7,8 @@ Where the model itself does scale, mean and std (`TensorSpec.frame`), it is give
 import hashlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import numpy as np
 from runtime.engines import library
 from runtime.errors import InputError
 from runtime.pre import cell
+from runtime.pre._geometry import Geometry
 from runtime.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 COLOURS = {"RGB": 3, "BGR": 3, "L": 1}
 LARGEST = 16384  # pixels along a side
 NOTHING = 255  # in a mask: does not count
+ORIENTATION, QUARTERS = 0x0112, (5, 6, 7, 8)  # of EXIF: the values that turn a picture on its side
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Settings:
         for name, allowed in (("fit", FITS), ("filter", FILTERS), ("colours", tuple(COLOURS))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r}; it is one of {', '.join(allowed)}")
+        if type(self.shorter) is not int:
+            raise ValueError(f"shorter = {self.shorter!r}; a number of pixels")
         sides = (*self.size, *([self.shorter] if self.shorter else []))
         if len(self.size) not in (0, 2) or not all(type(side) is int and 0 < side <= LARGEST for side in sides):
             raise ValueError(f"size = {list(self.size)}, shorter = {self.shorter}: a height and a width in pixels")
@@ -81,7 +86,8 @@ class Settings:
             right = type(values) is tuple and all(type(v) in (int, float) and math.isfinite(v) for v in values)
             if not right or len(values) not in (1, COLOURS[self.colours]):
                 raise ValueError(f"{name} = {values!r}; it takes a number a channel, or one for all")
-        if not all(value > 0 for value in self.std) or type(self.scale) not in (int, float) or not self.scale > 0:
+        known = type(self.scale) in (int, float) and math.isfinite(self.scale)
+        if not known or min(self.scale, *self.std) <= 0:
             raise ValueError("scale and std are above 0")
         if not all(type(value) is int and 0 <= value <= 255 for value in self.fill):
             raise ValueError(f"fill = {list(self.fill)}; numbers from 0 to 255")
@@ -128,20 +134,28 @@ class Pictures:
     def sample(self, *raw: Any) -> Array:
         """A picture fitted to its size: uint8, (height, width, channels)."""
         s = self.settings
-        with self._opened(raw[0]) as picture:
+        with _reading(raw[0]), self._open(raw[0]) as picture:
             upright = library("PIL.ImageOps", EXTRA).exif_transpose(picture) if s.upright else picture
-            colours = "L" if s.colours == "L" else "RGB"
-            fitted = self._fitted(upright.convert(colours), s.filter, s.fill)
-        pixels = np.asarray(fitted).reshape(fitted.height, fitted.width, -1)
+            fitted = self._fitted(upright.convert("L" if s.colours == "L" else "RGB"), s.filter, s.fill)
+            pixels = np.asarray(fitted).reshape(fitted.height, fitted.width, -1)
         return pixels[:, :, ::-1] if s.colours == "BGR" else pixels
 
-    def mask(self, raw: Any) -> Array:
-        """A picture of class numbers, fitted as the picture beside it: int64, (height, width); around it 255."""
-        with self._opened(raw) as picture:
+    def mask(self, mask: Any, raw: Any) -> Array:
+        """A picture of class numbers, fitted as the picture that it is of: int64, (height, width); around it 255."""
+        size = self._size(raw)
+        with _reading(mask), self._open(mask) as picture:
             if picture.mode not in ("P", "L", "1"):
-                raise InputError(f"{shown(raw)} has colours ({picture.mode}); a mask has a class number a pixel.")
+                raise InputError(f"{shown(mask)} has colours ({picture.mode}); a mask has a class number a pixel.")
+            if picture.size != size:
+                raise InputError(
+                    f"{shown(mask)} is {picture.size}, and its picture {shown(raw)} {size}, wide and high."
+                )
             plain = self._image.fromarray(np.asarray(picture).astype(np.uint8))
             return np.asarray(self._fitted(plain, "nearest", (NOTHING,))).astype(np.int64)
+
+    def boxes(self, boxes: Array, raw: Any) -> Array:
+        """Boxes on a picture, (n, 5) of left, top, right, bottom and class, where they are when it is fitted."""
+        return Geometry.of(self._size(raw), self.settings).boxes(boxes)
 
     def batch(self, samples: Sequence[Array]) -> dict[str, Array]:
         """The model's input, (samples, ...)."""
@@ -158,62 +172,61 @@ class Pictures:
         ordered = np.moveaxis(pixels, -1, 1) if s.channels_first else pixels
         return {self.fills[0]: np.ascontiguousarray(ordered, spec.dtype if spec else None)}
 
-    def _opened(self, raw: Any) -> "Image.Image":
+    def _open(self, raw: Any) -> "Image.Image":
+        """A picture whose pixels are read when they are asked for."""
         raw = cell(raw)
-        try:
-            if isinstance(raw, np.ndarray):
-                if raw.dtype != np.uint8 or raw.ndim not in (2, 3):
-                    raise InputError(f"a picture is uint8, (height, width, channels); got {raw.dtype} {raw.shape}.")
-                picture = self._image.fromarray(raw[:, :, 0] if raw.shape[2:] == (1,) else raw)
-            elif isinstance(raw, (bytes, bytearray)):
-                picture = self._image.open(io.BytesIO(raw))
-            elif isinstance(raw, (str, Path)):
-                picture = self._image.open(raw)
-            elif isinstance(raw, self._image.Image):
-                picture = raw.copy()  # it is closed when it has been read
-            else:
-                raise InputError(f"a picture is a path, bytes, a uint8 array or Pillow's; got a {type(raw).__name__}.")
-            picture.load()  # a truncated file says so here
-        except InputError:
-            raise
-        except Exception as error:  # Pillow's plugins raise what they like for a damaged file
-            raise InputError(f"{shown(raw)} cannot be read as a picture: {error}") from error
+        if isinstance(raw, np.ndarray):
+            if raw.dtype != np.uint8 or raw.ndim not in (2, 3):
+                raise InputError(f"a picture is uint8, (height, width, channels); got {raw.dtype} {raw.shape}.")
+            picture: Image.Image = self._image.fromarray(raw[:, :, 0] if raw.shape[2:] == (1,) else raw)
+        elif isinstance(raw, (bytes, bytearray)):
+            picture = self._image.open(io.BytesIO(raw))
+        elif isinstance(raw, (str, Path)):
+            picture = self._image.open(raw)
+        elif isinstance(raw, self._image.Image):
+            picture = raw.copy()  # it is closed when it has been read
+        else:
+            raise InputError(f"a picture is a path, bytes, a uint8 array or Pillow's; got a {type(raw).__name__}.")
         if picture.mode.startswith(("I", "F")):
+            picture.close()
             raise InputError(f"{shown(raw)} has more than 8 bits a channel ({picture.mode}); convert it first.")
-        opened: Image.Image = picture
-        return opened
+        return picture
 
     def _fitted(self, picture: "Image.Image", filter_: str, fill: tuple[int, ...]) -> "Image.Image":
-        s = self.settings
-        if not s.size:
-            return picture
-        height, width = s.size
-        resampling = self._image.Resampling[filter_.upper()]
-        if s.fit == "stretch":
-            return picture.resize((width, height), resampling)
-        if s.fit == "pad":
-            ratio = min(width / picture.width, height / picture.height)
-            inner = max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio))
-            colour = fill * (len(picture.getbands()) // len(fill))
-            if s.colours == "BGR":
-                colour = colour[::-1]
-            around = self._image.new(picture.mode, (width, height), colour[0] if len(colour) == 1 else colour)
-            around.paste(picture.resize(inner, resampling), ((width - inner[0]) // 2, (height - inner[1]) // 2))
-            return around
-        if s.shorter:  # the longer side is cut to a whole number of pixels, as training code does
-            short = min(picture.size)
-            larger = tuple(s.shorter if side == short else int(s.shorter * side / short) for side in picture.size)
-        else:
-            ratio = max(width / picture.width, height / picture.height)
-            larger = max(width, round(picture.width * ratio)), max(height, round(picture.height * ratio))
-        left, top = (larger[0] - width) // 2, (larger[1] - height) // 2
-        return picture.resize((larger[0], larger[1]), resampling).crop((left, top, left + width, top + height))
+        geometry = Geometry.of(picture.size, self.settings)
+        resized = picture.resize(geometry.inner, self._image.Resampling[filter_.upper()])
+        if geometry.inner == geometry.outer:
+            return resized
+        colour = fill * (len(picture.getbands()) // len(fill))
+        if self.settings.colours == "BGR":
+            colour = colour[::-1]
+        around = self._image.new(picture.mode, geometry.outer, colour[0] if len(colour) == 1 else colour)
+        around.paste(resized, geometry.corner)  # what lies outside is cut
+        return around
+
+    def _size(self, raw: Any) -> tuple[int, int]:
+        """Width and height of a picture, turned where its camera says so."""
+        with _reading(raw), self._open(raw) as picture:
+            turned = self.settings.upright and picture.getexif().get(ORIENTATION, 1) in QUARTERS
+            width, height = picture.size
+        return (height, width) if turned else (width, height)
+
+
+@contextmanager
+def _reading(raw: Any) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's plugins raise what they like for a damaged file
+        raise InputError(f"{shown(raw)} cannot be read as a picture: {error}") from error
 
 
 def shown(raw: Any) -> str:
     """A raw picture in a message."""
     if isinstance(raw, (bytes, bytearray)):
         return f"a picture of {len(raw)} bytes (sha256 {hashlib.sha256(raw).hexdigest()[:8]})"
+    raw = cell(raw)
     return str(raw) if isinstance(raw, (str, Path)) else f"a {type(raw).__name__}"
 
 

@@ -1,5 +1,7 @@
 """Tables as data: typed columns, a column of labels, one that divides the rows."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,8 @@ def test_the_forms_are_one(tmp_path):
         (["y,split", "1,test"], "nothing but labels"),
         (["a,y", "1,2", ",3"], "column 'a' has 1 empty cells, the first in row 2"),
         (["a,y", "1,2,3"], "cannot be read as csv"),
+        (["image,y", "a.jpg,2", "../a.jpg,3"], r"'\.\./a\.jpg' leads out of "),
+        (["audio,y", "/elsewhere/a.wav,2", "b.wav,3"], r"'/elsewhere/a\.wav' leads out of "),
         (["a,y,split", "1,2,train"], "'train'; it takes calibrate, validate, test"),
     ],
 )
@@ -78,9 +82,34 @@ def test_what_is_no_table_of_samples_is_refused(lines, words, tmp_path):
         data.load("table", write(tmp_path, lines))
 
 
+@pytest.mark.parametrize("name", ["image", "audio"])
+def test_a_column_of_that_name_has_paths_from_the_tables_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").mkdir()
+    lines = [f"{name},who,label", *(f"parts/{i}.x,w{i},{SAYS[i % 3]}" for i in range(30))]
+    feeds, labels = whole(data.load("table", write(tmp_path / "set", lines)))
+    assert set(feeds[name][:, 0]) == {str(tmp_path / "set" / "parts" / f"{i}.x") for i in range(30)}
+    assert set(feeds["who"][:, 0]) == {f"w{i}" for i in range(30)}
+    assert set(labels.tolist()) == {0, 1, 2}
+
+
+def test_lines_of_json_are_rows(tmp_path):
+    lines = [json.dumps({"width": i, "audio": f"{i}.wav", "label": SAYS[i % 3]}) for i in range(30)]
+    place = write(tmp_path, lines, "data.jsonl")
+    assert data.detect(place) == "table"
+    feeds, labels = whole(data.load("table", place))
+    assert feeds["audio"][:, 0].tolist() == [str(tmp_path / f"{i:.0f}.wav") for i in feeds["width"][:, 0]]
+    np.testing.assert_array_equal(
+        labels, [["maybe", "no", "yes"].index(SAYS[int(i) % 3]) for i in feeds["width"][:, 0]]
+    )
+    nested = write(tmp_path, ['{"boxes": [1, 2], "y": 1}', '{"boxes": [3], "y": 0}'], "data.jsonl")
+    with pytest.raises(InputError, match=r"column 'boxes' has lists or objects in its cells"):
+        data.load("table", nested)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00\xff\x00", b"PAR1 and no more"])
-@pytest.mark.parametrize("name", ["data.csv", "data.parquet"])
+@pytest.mark.parametrize("name", ["data.csv", "data.jsonl", "data.parquet"])
 def test_a_damaged_file_is_refused(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=r"data\.(csv|parquet)"):
+    with pytest.raises(InputError, match=r"data\.(csv|jsonl|parquet)"):
         data.load("table", str(tmp_path / name))
