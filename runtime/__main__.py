@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in (
-        ("run", "run the model on the arrays of an .npz file"),
+        ("run", "run the model on the arrays of an .npz file, or on a raw sample where the bundle has preprocessing"),
         ("bench", "time every engine of the bundle that runs here against its plain fp32 model"),
         ("check", "verify every file, open every engine, and compare its answers with those from where it was built"),
         ("report-bug", "pack versions, machine, manifest and log into one file; no weights, no data"),
@@ -41,7 +41,10 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--verify-key", help="the public key (PEM) of whoever must have signed the bundle")
         command.add_argument("--no-rebuild", action="store_true", help="compile no engine anew that does not fit here")
         if name in ("run", "bench"):
-            command.add_argument("--input", help=".npz, an array for each input by name", required=name == "run")
+            command.add_argument(
+                "--input", help=".npz, an array for each input by name; or a picture, a recording, a file of text"
+            )
+            command.add_argument("--text", nargs="+", help="a text, or the two of a pair, where the bundle takes text")
         if name == "run":
             command.add_argument("--output", help=".npz for the outputs", default="outputs.npz")
             command.add_argument("--engine", help="take this engine or none")
@@ -53,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--out", help="the .zip to write", default="bug.zip")
             command.add_argument("--log", help="a log file to pack too: its last MiB")
     options = parser.parse_args(argv)
+    if options.command == "run" and not options.input and not options.text:
+        parser.error("there is nothing to run on: give --input FILE, or --text.")
     try:
         result = {"run": _run, "bench": _bench, "check": _check, "report-bug": _report_bug}[options.command](options)
     except (InputError, WorkError) as error:
@@ -70,7 +75,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         options.bundle, options.engine, model=options.model, verify_key=options.verify_key, check=options.check,
         rebuild=not options.no_rebuild,
     ) as model:  # fmt: skip
-        results = model.run(_arrays(options.input))
+        results = model.run(_feeds(model.bundle, options)[0])
         _save(options.output, results)
         shapes = {name: f"{value.dtype}{list(value.shape)}" for name, value in results.items()}
         return {"engine": model.engine, "outputs": shapes, "written to": options.output}
@@ -102,7 +107,7 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 
 def _bench(options: argparse.Namespace) -> dict[str, Any]:
     bundle = bundles.read(options.bundle, options.model, options.verify_key)
-    feeds, source = _feeds(bundle, options.input)
+    feeds, source = _feeds(bundle, options)
     usable = [name for name, row in _check(options)["engines"].items() if row["runs_here"]]
     base = next((name for name in usable if name.startswith("fallback")), usable[0])
     names = [base, *(name for name in usable if not name.startswith("fallback"))]
@@ -152,15 +157,46 @@ def _report_bug(options: argparse.Namespace) -> dict[str, Any]:
     return {"written to": options.out, "files": names}
 
 
-def _feeds(bundle: Bundle, path: str | None) -> tuple[dict[str, Array], str]:
-    if path:
+def _feeds(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Array], str]:
+    """What to call the model with, and where it comes from."""
+    path, texts = options.input, options.text
+    if path and not texts and (path.endswith(".npz") or not bundle.pre):
         feeds = _arrays(path)
-        check_feeds(bundle.specs.inputs, feeds)
-        return feeds, path
-    random = np.random.default_rng(0)
-    sizes = {axis: limits.get("best", 1) for axis, limits in bundle.axes.items()}
-    made = {spec.name: random.standard_normal(spec.sized(sizes)).astype(spec.dtype) for spec in bundle.specs.inputs}
-    return made, "random numbers, since no --input was given"
+    elif path or texts:
+        made = bundle.preprocessing()
+        if made is None:
+            raise InputError("this bundle has no preprocessing, and takes no text: give --input, an .npz of arrays.")
+        feeds = made({name: [value] for name, value in _raw(bundle, path, texts or []).items()})
+    else:
+        random = np.random.default_rng(0)
+        sizes = {axis: limits.get("best", 1) for axis, limits in bundle.axes.items()}
+        made_up = {
+            spec.name: random.standard_normal(spec.sized(sizes)).astype(spec.dtype) for spec in bundle.specs.inputs
+        }
+        return made_up, "random numbers, since no --input was given"
+    check_feeds(bundle.specs.inputs, feeds)
+    return feeds, path or "--text"
+
+
+def _raw(bundle: Bundle, path: str | None, texts: list[str]) -> dict[str, str]:
+    """One raw sample by column: a text, or the path of a file; text may come from the file too."""
+    columns = [(name, spec.kind) for spec in bundle.pre for name in spec.columns]
+    if path and not texts and all(kind == "text" for _, kind in columns):
+        try:
+            texts, path = [Path(path).read_text(encoding="utf-8").strip()], None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read as text: {error}") from error
+    given = {"text": list(texts), "": [path] if path else []}
+    try:
+        found = {name: given["text" if kind == "text" else ""].pop(0) for name, kind in columns}
+    except IndexError:
+        found = {}
+    if not found or any(given.values()):
+        listed = ", ".join(f"{name} ({kind})" for name, kind in columns)
+        raise InputError(
+            f"a raw sample of this bundle has {listed}: give as many texts by --text, and a file by --input."
+        )
+    return found
 
 
 def _arrays(path: str) -> dict[str, Array]:

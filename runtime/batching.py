@@ -10,16 +10,29 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.tensors import Array, TensorSpec, check_feeds, name_inputs
+from runtime.tensors import Array, TensorSpec, check_feeds
 
 Feeds = Mapping[str, Array]
 Finish = Callable[[Mapping[str, Array]], Any]
 
 
 def joined(
-    calls: Iterable[Any], batch: int, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], finish: Finish
+    calls: Iterable[Any],
+    batch: int,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    named: Callable[[Sequence[Any]], Feeds],
+    finish: Finish,
 ) -> Iterator[tuple[tuple[Any, ...], Callable[[Any], list[Any]]]]:
     """The arguments of calls, up to `batch` of equal shapes joined to one, and how to take its answer apart.
+
+    Args:
+        calls: of each an argument, or a tuple of them.
+        batch: how many.
+        inputs: the model's.
+        outputs: the model's.
+        named: the inputs of a call by name.
+        finish: gives an answer the form that the caller expects.
 
     Raises:
         InputError: the model has a fixed first axis, so that its calls cannot be joined.
@@ -33,7 +46,7 @@ def joined(
     check_joinable(inputs, outputs)
     group: list[Feeds] = []
     for call in calls:
-        feeds = name_inputs(inputs, call if isinstance(call, tuple) else (call,))
+        feeds = named(call if isinstance(call, tuple) else (call,))
         check_feeds(inputs, feeds)
         if group and (len(group) == batch or _kind(feeds) != _kind(group[0])):
             yield (_together(group, inputs),), _taken_apart(group, inputs, outputs, finish)

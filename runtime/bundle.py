@@ -20,13 +20,13 @@ History of the format (`schema` in the manifest):
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from runtime import external, listing, pre
 from runtime.errors import BundleError, InputError
-from runtime.pre import PreSpec
+from runtime.pre import Preprocessing, PreSpec
 from runtime.tensors import Specs
 
 SCHEMA = 3
@@ -120,6 +120,16 @@ class Bundle:
     def resolve(self, files: Mapping[str, str]) -> dict[str, Path]:
         """Role to path on this machine."""
         return {role: self.path / name for role, name in files.items()}
+
+    def preprocessing(self) -> Preprocessing | None:
+        """What makes inputs of raw samples, ready; None where there is none.
+
+        Raises:
+            InputError: its settings or its files cannot be.
+            EngineMissing: without the library that reads them.
+        """
+        specs = [replace(spec, files={k: str(v) for k, v in self.resolve(spec.files).items()}) for spec in self.pre]
+        return Preprocessing(specs, self.specs.inputs) if specs else None
 
 
 def read(path: str | Path, model: str | None = None, verify_key: str | Path | None = None) -> Bundle:

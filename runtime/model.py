@@ -3,7 +3,6 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
     from runtime.loading import Decision
 
+RAW = ("uint8", "int16")  # what pixels and recordings come in
+
 log = logging.getLogger("runtime")
 
 
@@ -43,9 +44,7 @@ class Live:
     @cached_property
     def preprocessing(self) -> Preprocessing | None:
         """What the bundle does to raw samples; opened when it is first asked for."""
-        bundle = self.bundle
-        specs = [replace(spec, files={k: str(v) for k, v in bundle.resolve(spec.files).items()}) for spec in bundle.pre]
-        return Preprocessing(specs, bundle.specs.inputs) if specs else None
+        return self.bundle.preprocessing()
 
     def close(self) -> None:
         """Close the session when the calls in it have ended."""
@@ -146,8 +145,8 @@ class Model:
         """The inputs of raw samples, as they were made of them where the model was evaluated.
 
         Args:
-            args: a raw sample (a picture's path or pixels, a text), a list of them, or several such in the order of
-                the bundle's columns; or a dict by column, which may have inputs that are none of theirs too.
+            args: a raw sample (a picture's path or pixels, a recording, a text), a list of them, or several such in
+                the order of the bundle's columns; or a dict by column, which may have inputs that are none of theirs.
 
         Raises:
             InputError: the bundle has no preprocessing, or a sample cannot be read.
@@ -161,21 +160,16 @@ class Model:
             got = ", ".join(map(str, given)) if named else str(len(args))
             raise InputError(f"a raw sample has {', '.join(made.columns)}; got {got}.")
         columns = {name: given.pop(name) for name in made.columns}
-        return given | made({k: value if isinstance(value, list) else [value] for k, value in columns.items()})
+        return given | made({name: _samples(value) for name, value in columns.items()})
 
     def _feeds(self, args: Sequence[Any]) -> dict[str, Any]:
         """The inputs of a call by name, made of raw samples where it is given such."""
         if self._last.preprocessing is None:
             return name_inputs(self.inputs, args)
         if len(args) == 1 and isinstance(args[0], Mapping):
-            raw = any(spec.name not in args[0] for spec in self.inputs)
-        else:  # an array is raw where it holds text, or pixels that are not the model's own
-            raw = len(args) != len(self.inputs) or any(
-                not isinstance(value, np.ndarray)
-                or value.dtype.kind in "UO"
-                or (value.dtype == np.uint8 and (spec.dtype, len(spec.shape)) != ("uint8", value.ndim))
-                for spec, value in zip(self.inputs, args, strict=True)
-            )
+            raw = any(spec.name not in args[0] or _raw(args[0][spec.name], spec) for spec in self.inputs)
+        else:
+            raw = len(args) != len(self.inputs) or any(map(_raw, args, self.inputs))
         return self.prepare(*args) if raw else name_inputs(self.inputs, args)
 
     def submit(self, *args: Any) -> "Future[Any]":
@@ -207,7 +201,7 @@ class Model:
             batch: join so many calls, of equal shapes, to one.
         """
         waiting: deque[tuple[Callable[[], Any], Callable[[Any], list[Any]]]] = deque()
-        for together, parts in joined(calls, batch, self.inputs, self.outputs, self._in_order):
+        for together, parts in joined(calls, batch, self.inputs, self.outputs, self._feeds, self._in_order):
             waiting.append((self._begun(together), parts))
             while len(waiting) > 2 * self._streams:
                 end, split = waiting.popleft()
@@ -322,3 +316,16 @@ class Model:
 
     def _in_order(self, results: Mapping[str, Array]) -> Any:
         return results[self._only] if self._only is not None else tuple(results[spec.name] for spec in self.outputs)
+
+
+def _samples(value: Any) -> list[Any]:
+    """Raw samples of one column: a list, a column as data has it, or one alone."""
+    column = isinstance(value, np.ndarray) and value.dtype.kind in "UO" and value.ndim
+    return list(value) if column or isinstance(value, list) else [value]
+
+
+def _raw(value: Any, spec: TensorSpec) -> bool:
+    """Whether this is no input: no array, text, or one sample's pixels or sound."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind in "UO" or value.ndim < len(spec.shape):
+        return True
+    return value.dtype.name in RAW and (spec.dtype, len(spec.shape)) != (value.dtype.name, value.ndim)

@@ -157,7 +157,10 @@ class Preprocessing:
 
     def __call__(self, raw: Mapping[str, Sequence[Any]]) -> dict[str, Array]:
         """The inputs of raw samples by column; raises InputError where one cannot be read."""
-        return self.batch([self.sample(one) for one in rows(raw)])
+        samples = [self.sample(one) for one in rows(raw)]
+        if not samples:
+            raise InputError("there is no raw sample.")
+        return self.batch(samples)
 
 
 def rows(raw: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
