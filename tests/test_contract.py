@@ -1,4 +1,4 @@
-"""What every engine, target, step, source, metric, data kind and report form must do.
+"""What every engine, target, step, source, metric, kind of data, of preprocessing and report form must do.
 
 They are found by listing folders, so a new one is tested by being there.
 """
@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from threading import Barrier
 
@@ -19,7 +19,7 @@ import pytest
 import tomllib
 
 import targets
-from runtime import engines, host, listing
+from runtime import engines, host, listing, pre
 from runtime.errors import EngineError, InputError
 from runtime.tensors import Specs, TensorSpec
 
@@ -41,6 +41,7 @@ def listed(package: str) -> list[str]:
 STEPS = listed("optimize.steps")
 SOURCES = listed("optimize.sources")
 METRICS = listed("optimize.metrics")
+KINDS_OF_PREPROCESSING = pre.names()
 KINDS_OF_DATA = listed("optimize.data")
 REPORT_FORMS = [
     name
@@ -438,6 +439,7 @@ def test_a_targets_options_are_its_engines(name, opened):
 
 FOLDERS = {
     "runtime.engines": ENGINES,
+    "runtime.pre": KINDS_OF_PREPROCESSING,
     "targets": TARGETS,
     "optimize.steps": STEPS,
     "optimize.sources": SOURCES,
@@ -583,6 +585,53 @@ def test_a_kind_of_data_is_found_by_its_kind_of_place_and_refuses_what_is_not_th
     assert data.detect(place) == name
     with pytest.raises(InputError, match=re.escape(place.rpartition(":")[0] or place)):
         data.load(name, place)
+
+
+# --- preprocessing
+
+
+@pytest.mark.parametrize("name", KINDS_OF_PREPROCESSING)
+def test_a_kind_of_preprocessing_has_what_every_kind_has(name):
+    kind = listing.get("runtime.pre", name, "thing")
+    assert any(re.match(r"[\w-]+", one) for one in EXTRAS[kind.EXTRA])
+    assert kind.EXTRA in re.split(r"[\[\],]", EXTRAS["all"][0])
+    assert type(kind.FILES) is tuple
+    assert list(inspect.signature(kind.suited).parameters) == ["inputs"]
+    assert list(inspect.signature(kind.open).parameters) == ["settings", "files", "inputs"]
+    assert all(inspect.getdoc(one) for one in (kind, kind.Settings, kind.suited, kind.open))
+    settings = pre.settings(name, {})
+    with pytest.raises(FrozenInstanceError):
+        settings.input = "x"
+    for field in fields(settings):  # each is told of, and can be given by its name
+        assert f"{field.name}:" in inspect.getdoc(kind.Settings), field.name
+        assert pre.settings(name, {field.name: getattr(settings, field.name)}) == settings
+    assert not set(kind.FILES) & {field.name for field in fields(settings)}
+
+
+@pytest.mark.parametrize("name", KINDS_OF_PREPROCESSING)
+def test_a_kind_of_preprocessing_refuses_what_it_does_not_know(name):
+    known = fields(listing.get("runtime.pre", name, "thing").Settings)[0].name
+    with pytest.raises(InputError, match=rf"'{known}x'; did you mean '{known}'"):
+        pre.settings(name, {f"{known}x": 1})
+    with pytest.raises(InputError, match=rf"the preprocessing '{name}'"):
+        pre.settings(name, {known: {"a": "table"}})
+    with pytest.raises(InputError):
+        pre.suited(name, [])
+
+
+@pytest.mark.parametrize("name", KINDS_OF_PREPROCESSING)
+def test_a_reader_is_one(name, tmp_path):
+    kind = listing.get("runtime.pre", name, "thing")
+    if kind.FILES:
+        pytest.skip("it opens with files of its own")
+    pytest.importorskip({"image": "PIL", "audio": "soundfile"}.get(name, name), reason=EXTRAS[kind.EXTRA])
+    reader = pre.PreSpec(name, (name,), {}, {}).open([])
+    assert reader.fills
+    assert reader.most >= 1
+    with pytest.raises(InputError, match=r"nowhere"):
+        reader.sample(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError):
+        reader.sample(object())
 
 
 # --- metrics

@@ -25,6 +25,11 @@ def found(folder: Path, ends: Sequence[str]) -> list[Path]:
     )
 
 
+def holds(place: str, ends: Sequence[str]) -> bool:
+    """Whether a place is a folder with such files in it."""
+    return bool(place) and Path(place).is_dir() and bool(found(Path(place), ends))
+
+
 def parts(root: Path) -> dict[str, Path]:
     """The folder of each split; the whole folder, named "", where its folders are not called after splits.
 

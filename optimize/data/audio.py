@@ -6,7 +6,7 @@ A recording is read when it is needed, and what becomes of it is `runtime.pre.au
 from pathlib import Path
 
 from optimize.data import Splits
-from optimize.data._folders import found, splits
+from optimize.data._folders import holds, splits
 from runtime.errors import InputError
 
 ENDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
@@ -15,7 +15,7 @@ COLUMN = "audio"
 
 def claims(place: str) -> bool:
     """A folder with recordings in it."""
-    return Path(place).is_dir() and bool(found(Path(place), ENDS))
+    return holds(place, ENDS)
 
 
 def load(place: str) -> Splits:

@@ -27,7 +27,7 @@ LARGEST = 1 << 30  # bytes of a file of annotations
 
 def claims(place: str) -> bool:
     """A folder with such annotations."""
-    return Path(place).is_dir() and bool(_found(Path(place)))
+    return bool(place) and Path(place).is_dir() and bool(_found(Path(place)))
 
 
 def load(place: str) -> Splits:

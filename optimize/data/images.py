@@ -7,7 +7,7 @@ becomes of it is `runtime.pre.image`'s; a mask has a class number a pixel, 255 w
 from pathlib import Path
 
 from optimize.data import Splits
-from optimize.data._folders import divided, found, parts, splits, texts
+from optimize.data._folders import divided, found, holds, parts, splits, texts
 from runtime.errors import InputError
 from runtime.tensors import Array
 
@@ -18,7 +18,7 @@ PICTURES, MASKS = "images", "masks"
 
 def claims(place: str) -> bool:
     """A folder with pictures in it."""
-    return Path(place).is_dir() and bool(found(Path(place), ENDS))
+    return holds(place, ENDS)
 
 
 def load(place: str) -> Splits:

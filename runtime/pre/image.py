@@ -136,6 +136,8 @@ class Pictures:
         s = self.settings
         with _reading(raw[0]), self._open(raw[0]) as picture:
             upright = library("PIL.ImageOps", EXTRA).exif_transpose(picture) if s.upright else picture
+            if upright.mode == "P" and "transparency" in upright.info:
+                upright = upright.convert("RGBA")  # of which Pillow would else warn
             fitted = self._fitted(upright.convert("L" if s.colours == "L" else "RGB"), s.filter, s.fill)
             pixels = np.asarray(fitted).reshape(fitted.height, fitted.width, -1)
         return pixels[:, :, ::-1] if s.colours == "BGR" else pixels
@@ -176,7 +178,7 @@ class Pictures:
         """A picture whose pixels are read when they are asked for."""
         raw = cell(raw)
         if isinstance(raw, np.ndarray):
-            if raw.dtype != np.uint8 or raw.ndim not in (2, 3):
+            if raw.dtype != np.uint8 or raw.ndim not in (2, 3) or not raw.size:
                 raise InputError(f"a picture is uint8, (height, width, channels); got {raw.dtype} {raw.shape}.")
             picture: Image.Image = self._image.fromarray(raw[:, :, 0] if raw.shape[2:] == (1,) else raw)
         elif isinstance(raw, (bytes, bytearray)):
