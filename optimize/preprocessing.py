@@ -38,7 +38,7 @@ class Losses:
         """What a reader of the report should know; raises InputError where more than `limit`, a share, are lost."""
         if not self.lost:
             return []
-        lost, named = self.lost, "; ".join(list(self.reasons)[:NAMED])
+        lost, named = self.lost, "; ".join(one.rstrip(".") for one in list(self.reasons)[:NAMED])
         said = f"{lost} of {samples + lost} samples cannot be read{', the first' if lost > NAMED else ''}: {named}"
         if lost > limit * (samples + lost):
             raise InputError(

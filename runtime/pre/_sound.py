@@ -1,6 +1,7 @@
 """What is computed of a recording: another rate, and its log-mel spectrum or cepstrum. Plain formulas, in float64."""
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from runtime.tensors import Array
 if TYPE_CHECKING:
     from runtime.pre.audio import Settings
 
+BLOCK = 16  # frames
 ZEROS = 10  # of the filter's sinc, on either side
 BETA = 5.0  # of its Kaiser window
 SLANEY_HERTZ, SLANEY_MEL, SLANEY_STEP = 1000.0, 15.0, math.log(6.4) / 27  # the scale is logarithmic from here on
@@ -57,14 +59,22 @@ def _of_one(wave: Array, s: "Settings") -> Array:
     if s.preemphasis:
         cut = cut - s.preemphasis * np.concatenate([cut[:, :1], cut[:, :-1]], 1)
     spectrum = np.abs(np.fft.rfft(cut * _window(s.window, length, s.periodic), s.n_fft)) ** s.power
-    found = np.maximum(spectrum @ mel_filters(s), s.floor) + s.offset
+    found = np.maximum(_product(spectrum, mel_filters(s)), s.floor) + s.offset
     if s.log != "none":
         found = np.log(found) if s.log == "ln" else np.log10(found) * (20 / s.power if s.log == "db" else 1)
     if s.range:
         found = np.maximum(found, found.max() - s.range)
-    return found @ _cosines(s.mels, s.coefficients, s.cosines) if s.features == "mfcc" else found
+    return _product(found, _cosines(s.mels, s.coefficients, s.cosines)) if s.features == "mfcc" else found
 
 
+def _product(rows: Array, table: Array) -> Array:
+    """`rows @ table`, in blocks that BLAS computes in this thread: to wake others, the engine's too, costs more."""
+    blocks = np.zeros((-(-len(rows) // BLOCK), BLOCK, rows.shape[1]))
+    blocks.reshape(-1, rows.shape[1])[: len(rows)] = rows
+    return np.asarray((blocks @ table).reshape(-1, table.shape[1])[: len(rows)])
+
+
+@lru_cache(8)
 def mel_filters(s: "Settings") -> Array:
     """Triangles that overlap by half, (n_fft // 2 + 1, mels)."""
     high = s.high or s.rate / 2
@@ -96,6 +106,7 @@ def _hertz(mel: Array, scale: str) -> Array:
     return np.where(mel < SLANEY_MEL, mel * SLANEY_HERTZ / SLANEY_MEL, above)
 
 
+@lru_cache(8)
 def _window(kind: str, length: int, periodic: bool) -> Array:
     if kind == "none":
         return np.ones(length)
@@ -103,6 +114,7 @@ def _window(kind: str, length: int, periodic: bool) -> Array:
     return np.asarray(made**0.85 if kind == "povey" else made)
 
 
+@lru_cache(8)
 def _cosines(bands: int, kept: int, kind: str) -> Array:
     """DCT-II, (bands, kept): orthonormal, or with the first coefficient as large as the others, as HTK has it."""
     angles = np.pi / bands * (np.arange(bands)[:, None] + 0.5) * np.arange(kept)

@@ -276,7 +276,8 @@ class Sounds:
                     )
                 return file.read(dtype="float32"), file.samplerate
         except (OSError, RuntimeError, TypeError, ValueError) as error:  # soundfile's own is a RuntimeError
-            raise InputError(f"{shown(raw)} cannot be read as sound: {error}") from error
+            said = getattr(error, "error_string", error)  # without the file's name, or an address in memory
+            raise InputError(f"{shown(raw)} cannot be read as sound: {said}") from error
 
 
 def shown(raw: Any) -> str:

@@ -221,7 +221,9 @@ def _reading(raw: Any) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # Pillow's plugins raise what they like for a damaged file
-        raise InputError(f"{shown(raw)} cannot be read as a picture: {error}") from error
+        unknown = type(error).__name__ == "UnidentifiedImageError"  # whose text has an address in memory
+        said = "it has no form that is known" if unknown else error
+        raise InputError(f"{shown(raw)} cannot be read as a picture: {said}") from error
 
 
 def shown(raw: Any) -> str:
