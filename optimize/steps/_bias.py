@@ -48,7 +48,9 @@ def correct_bias(proto: Any, rounded: Any, model: OnnxModel, context: Context, s
         shift = probes.node("Sub", [before.output[0], twins.of(node)])
         if node.op_type == "MatMul":
             shift = probes.node("Flatten", [shift], axis=-1)  # all but the last axis are samples
-        axes = [0, 2, 3] if node.op_type == "Conv" else [0]
+        kernel = biases.get(before.input[1])  # a signal's has three axes, a picture's four
+        deep = len(kernel.dims) if kernel is not None else 4
+        axes = [0, *range(2, deep)] if node.op_type == "Conv" else [0]
         asked[where] = (
             probes.ask(probes.reduce("ReduceSum", shift, axes)),
             probes.ask(probes.node("Size", [shift])),

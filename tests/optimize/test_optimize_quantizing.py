@@ -174,6 +174,30 @@ def test_the_bias_that_an_add_puts_behind_a_product_is_corrected_too(make_contex
     assert loss(model, write_onnx(rounded, tmp_path / "float.onnx"), feeds) > 100
 
 
+def test_biases_of_a_convolution_over_time_are_corrected_too(make_context, tmp_path):
+    random = np.random.default_rng(0)
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *shape])
+        for name, shape in (("x", (4, 40)), ("y", (6, 38)))
+    ]
+    weights = [
+        numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("w", (6, 4, 3)), ("b", (6,)))
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w", "b"], ["y"], "conv")], "g", ends[:1], ends[1:], weights
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    model = read_onnx(tmp_path / "m.onnx")
+    feeds = {"x": (random.standard_normal((64, 4, 40)) + 3).astype(np.float32)}
+    crude = Scheme(ops=("Conv",), per_channel=False, quantize_outputs=False)
+    exact, shifts = judge(model).run(feeds)["y"], []
+    for how in ("none", "fast"):
+        found = Step(bias_correction=how)(model, make_context(feeds, scheme=crude))
+        shifts.append(np.abs((judge(found).run(feeds)["y"] - exact).mean((0, 2))).max())
+    assert shifts[1] < 0.2 * shifts[0]
+
+
 # schemes
 
 
