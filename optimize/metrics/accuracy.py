@@ -9,11 +9,14 @@ from runtime.decoding import SCORES
 from runtime.errors import InputError
 from runtime.tensors import Array
 
+ROOM = 1e-2  # beyond 0 and 1, for rounding
+
 
 def classes(outputs: Outputs, labels: Array) -> tuple[Array, Array]:
     """The first output as (samples, classes, ...) and the labels as whole numbers (samples, ...), checked.
 
     Axes of length 1 that old classifiers leave behind, (N, 1000, 1, 1) say, are dropped; so is one behind the labels.
+    One number a sample is the probability of class 1 of two.
 
     Raises:
         InputError: the labels are not class numbers of this model.
@@ -27,6 +30,7 @@ def classes(outputs: Outputs, labels: Array) -> tuple[Array, Array]:
         scores = scores.reshape(scores.shape[:2])
     if labels.ndim == 2 and scores.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
+    scores = of_two(scores)
     if labels.dtype.kind not in "biu" or labels.shape != (scores.shape[0], *scores.shape[2:]):
         raise InputError(
             f"labels of dtype {labels.dtype} and shape {labels.shape} do not fit an output of shape {scores.shape}: "
@@ -36,6 +40,23 @@ def classes(outputs: Outputs, labels: Array) -> tuple[Array, Array]:
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise InputError(f"label {wrong} is outside the model's classes, 0 to {scores.shape[1] - 1}.")
     return scores, labels
+
+
+def of_two(scores: Array) -> Array:
+    """Of one probability a sample, (N, 1, ...), those of both classes; other scores as they are.
+
+    Raises:
+        InputError: the one number is no probability.
+    """
+    if scores.shape[1] != 1:
+        return scores
+    low, high = scores.min(initial=1), scores.max(initial=0)
+    if low < -ROOM or high > 1 + ROOM:
+        raise InputError(
+            f"the output is one number a sample, from {low:.3g} to {high:.3g}; as the probability of class 1 it lies "
+            "between 0 and 1. For a model of real numbers give labels, and name mse, mae or r2."
+        )
+    return np.concatenate([1 - scores, scores], 1)
 
 
 def best(outputs: Outputs, labels: Array, count: int = 1) -> tuple[Array, Array]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from optimize.metrics import Metric, Outputs, Rows, first, share
 from optimize.metrics.accuracy import METRIC as ACCURACY
+from optimize.metrics.accuracy import of_two
 from runtime.decoding import SCORES
 from runtime.errors import InputError
 from runtime.tensors import Array
@@ -14,7 +15,7 @@ def _update(outputs: Outputs, labels: Array) -> Array | Rows:
         return ACCURACY.update(outputs, labels[:, 0] if next(iter(outputs)) + SCORES in outputs else labels)
     if labels.ndim < 2:
         raise InputError(f"the original's output has shape {labels.shape}; agreement needs (samples, classes, ...).")
-    own = np.asarray(labels.argmax(1))
+    own = np.asarray(of_two(labels).argmax(1))  # of one probability: at one half
     return ACCURACY.update({"": first(outputs)}, own.reshape(len(own)) if own.size == len(own) else own)
 
 
