@@ -51,7 +51,9 @@ def paired_drop(
         resamples: of the bootstrap.
 
     Right-or-wrong metrics (a row a sample, k = 1, each 0 or 1) get Tango's interval; the rest a percentile bootstrap
-    over samples, each with all its rows. A resampling of which there is no value (one class only, say) is left out.
+    over samples, each with all its rows; a single sample, one long recording say, has no spread and is resampled in
+    blocks of successive rows (Carlstein 1986, The Annals of Statistics 14, 1171-1179). A resampling of which there is
+    no value (one class only, say) is left out.
     """
     original, candidate = Rows.of(original), Rows.of(candidate)
     n = len(original)
@@ -67,12 +69,15 @@ def paired_drop(
         return Drop(value, low, high, n, mcnemar(lost, won))
     if np.array_equal(before, after, equal_nan=True):
         return Drop(value, 0.0, 0.0, n, None)
+    if n == 1:
+        original, candidate = _in_blocks(original), _in_blocks(candidate)
+    parts = len(original)
     random = np.random.default_rng(seed)
     drops = np.empty(resamples)
     for i in range(resamples):
-        samples = random.integers(0, n, n)
+        samples = random.integers(0, parts, parts)
         drops[i] = sign * (finish(original.take(samples)) - finish(candidate.take(samples)))
-    return Drop(value, *_bounds(drops, n), n, None)
+    return Drop(value, *_bounds(drops, parts), n, None)
 
 
 def unpaired_drop(
@@ -108,6 +113,12 @@ def _wilson(share: float, n: int) -> tuple[float, float, float]:
     square = Z90**2 / n
     middle, half = share + square / 2, Z90 * math.sqrt(share * (1 - share) / n + square / (4 * n))
     return share, (middle - half) / (1 + square), (middle + half) / (1 + square)
+
+
+def _in_blocks(rows: Rows) -> Rows:
+    """One sample's rows as blocks of them, about as many as each is long."""
+    count = math.isqrt(len(rows.values))
+    return Rows(rows.values, np.array([len(part) for part in np.array_split(rows.values, count)]))
 
 
 def _bounds(drops: Array, n: int) -> tuple[float, float]:

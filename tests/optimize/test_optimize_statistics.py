@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from optimize.metrics import Rows, share
 from optimize.statistics import Z90, Drop, judge, mcnemar, paired_drop, samples_that_tell, tango
 
 PAIRS = [
@@ -234,3 +235,20 @@ def test_no_number_of_samples_tells_where_the_drop_is_the_limit():
 def test_no_number_is_named_beyond_what_anyone_has():
     nearly = Drop(0.0099999, *tango(10, 0, 1000), 1000, None)
     assert samples_that_tell(nearly, 0.0099999 + 1e-9) is None
+
+
+def test_one_recording_has_the_interval_of_its_blocks():
+    random = np.random.default_rng(0)
+    right = np.ones((1600, 1))
+    wrong = right.copy()
+    wrong[random.choice(1600, 60, replace=False)] = 0
+    one = np.array([1600])
+    found = paired_drop(Rows(right, one), Rows(wrong, one), share, True)
+    assert found.value == pytest.approx(60 / 1600) and found.samples == 1
+    spread = Z90 * np.sqrt(0.0375 * 0.9625 / 1600)  # of frames that have nothing to do with one another
+    assert found.high - found.value == pytest.approx(spread, rel=0.4)
+    assert found.value - found.low == pytest.approx(spread, rel=0.4)
+    together = right.copy()
+    together[:60] = 0  # all at one place: much less is known
+    wide = paired_drop(Rows(right, one), Rows(together, one), share, True)
+    assert wide.value == found.value and wide.high - wide.low > 2 * (found.high - found.low)
