@@ -19,6 +19,7 @@ from runtime.errors import EngineError, Error, InputError, WorkError
 from runtime.host import facts
 from runtime.intervals import percentile, verdict
 from runtime.measure import measure
+from runtime.streaming import check_states
 from runtime.tensors import Array, check_feeds
 
 SCHEMA = 1  # of what `bench --out` writes
@@ -42,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--no-rebuild", action="store_true", help="compile no engine anew that does not fit here")
         if name in ("run", "bench"):
             command.add_argument(
-                "--input", help=".npz, an array for each input by name; or a picture, a recording, a file of text"
+                "--input",
+                help=".npz, an array for each input by name (of a model with states, without these: recordings, (samples, "
+                "steps, ...)); or a picture, a recording, a file of text",
             )
             command.add_argument("--text", nargs="+", help="a text, or the two of a pair, where the bundle takes text")
         if name == "run":
@@ -75,7 +78,12 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         options.bundle, options.engine, model=options.model, verify_key=options.verify_key, check=options.check,
         rebuild=not options.no_rebuild,
     ) as model:  # fmt: skip
-        results = model.run(_feeds(model.bundle, options)[0])
+        feeds, streaming = _feeds(model.bundle, options)[0], check_states(model.bundle.states, model.bundle.specs)
+        if streaming and not streaming.holds(feeds):
+            check_feeds(streaming.recorded(feeds), feeds)
+            results = streaming.unrolled(model.run, feeds)
+        else:
+            results = model.run(feeds)
         _save(options.output, results)
         shapes = {name: f"{value.dtype}{list(value.shape)}" for name, value in results.items()}
         return {"engine": model.engine, "outputs": shapes, "written to": options.output}

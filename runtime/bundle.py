@@ -14,7 +14,7 @@ with `models`, name to the `folder` of a bundle and the `sha256` of its manifest
 History of the format (`schema` in the manifest):
     1   2026-11   first
     2   2026-11   files with their size; golden answers; needs by version and GPU; several models
-    3   2026-11   preprocessing of raw samples
+    3   2026-11   preprocessing of raw samples; states
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from typing import Any
 from runtime import external, listing, pre
 from runtime.errors import BundleError, InputError
 from runtime.pre import Preprocessing, PreSpec
+from runtime.streaming import check_states
 from runtime.tensors import Specs
 
 SCHEMA = 3
@@ -104,6 +105,7 @@ class Bundle:
         files: of every file, path to what it was when it was written.
         golden: input to .npy file, a few real samples; empty where the bundle has none.
         pre: what makes inputs of raw samples, its files in the bundle; empty where the model takes arrays alone.
+        states: input to the output that gives it for the next call; empty for a model without.
     """
 
     path: Path
@@ -116,6 +118,7 @@ class Bundle:
     made_with: Mapping[str, Any]
     golden: Mapping[str, str] = field(default_factory=dict)
     pre: tuple[PreSpec, ...] = ()
+    states: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self, files: Mapping[str, str]) -> dict[str, Path]:
         """Role to path on this machine."""
@@ -225,7 +228,12 @@ def _bundle(folder: Path, data: Mapping[str, Any]) -> Bundle:
         made_with=_typed(data, "made_with", dict),
         golden=_strings(data, "golden") if "golden" in data else {},
         pre=tuple(map(_pre, _typed(data, "pre", list))) if "pre" in data else (),
+        states=_strings(data, "states") if "states" in data else {},
     )
+    try:
+        check_states(bundle.states, bundle.specs)
+    except InputError as error:
+        raise BundleError(f"{folder}: {MANIFEST} is damaged: {error}") from error
     _check(bundle)
     return bundle
 

@@ -14,6 +14,7 @@ from typing import Any
 from runtime import errors, wire
 from runtime.decoding import Decoding
 from runtime.errors import EngineError
+from runtime.streaming import Streaming
 from runtime.tensors import Array, TensorSpec
 
 LIMIT_S = 300.0  # for one answer; what takes longer hangs
@@ -30,6 +31,7 @@ class Contender:
         rename: its own name for an input, where that is not the one that it is fed by.
         takes: its inputs, where it takes pictures of which the others get what was made.
         decoding: what becomes of its raw outputs, outside the time that is measured, so that they can be compared.
+        streaming: its states, in its own names; a recording, whose feeds lack them, it then runs step by step.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Contender:
     rename: Mapping[str, str] = field(default_factory=dict)
     takes: tuple[TensorSpec, ...] = ()
     decoding: Decoding | None = None
+    streaming: Streaming | None = None
 
     def given(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Its own form of what all are given."""
@@ -109,6 +112,7 @@ class Worker:
                     "opener": contender.opener,
                     "arguments": dict(contender.arguments),
                     "rename": dict(contender.rename),
+                    "streaming": contender.streaming and contender.streaming.to_json(),
                 },
                 contender.given(feeds),
             )
@@ -124,6 +128,10 @@ class Worker:
         if self._contender is None:
             return self.ask({"do": "run"}, feeds)[1]
         return self._contender.decoded(self.ask({"do": "run"}, self._contender.given(feeds))[1])
+
+    def states(self, recordings: Mapping[str, Array], first: int, every: int) -> dict[str, Array]:
+        """What each state was before the steps `first`, `first + every`, ...: by input, (steps, its own shape)."""
+        return self.ask({"do": "states", "first": first, "every": every}, recordings)[1]
 
     def block(self, seconds: float, calls: int) -> Array:
         """Nanoseconds of each call of one timed block (int64)."""

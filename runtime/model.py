@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from runtime.loading import Decision
+    from runtime.streaming import Stream
 
 RAW = ("uint8", "int16")  # what pixels and recordings come in
 
@@ -172,6 +173,20 @@ class Model:
             raw = len(args) != len(self.inputs) or any(map(_raw, args, self.inputs))
         return self.prepare(*args) if raw else name_inputs(self.inputs, args)
 
+    def stream(self) -> "Stream":
+        """One sequence of calls, whose states are kept from each to the next.
+
+        There may be several at once, each with states of its own.
+
+        Raises:
+            InputError: the bundle names no states.
+        """
+        from runtime.streaming import Stream, Streaming
+
+        if not self.bundle.states:
+            raise InputError(f"{self.bundle.name} has no states; call the model itself.")
+        return Stream(self.run, Streaming(self.bundle.states, self.inputs))
+
     def submit(self, *args: Any) -> "Future[Any]":
         """Call in a thread of the model's own; as many calls run at once as it has streams.
 
@@ -232,7 +247,7 @@ class Model:
             BundleError, NoEngineError: as `load`; the old one goes on.
         """
         new = self._again(path)
-        if new.bundle.specs != self._last.bundle.specs:
+        if (new.bundle.specs, new.bundle.states) != (self._last.bundle.specs, self._last.bundle.states):
             new.close()
             said = ", ".join(map(str, (*new.bundle.specs.inputs, *new.bundle.specs.outputs)))
             raise InputError(

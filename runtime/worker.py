@@ -2,9 +2,10 @@
 
 It imports numpy, `runtime`, and what the contender itself needs: what is measured here is what a device runs.
 
-    open   {"opener": "module:function", "arguments": {...}, "rename": {...}}, arrays = the feeds to time with
-           imports, loads, makes the first call; answers with the milliseconds of each and the outputs
-    run    arrays = feeds; answers with the outputs
+    open   {"opener": "module:function", "arguments": {...}, "rename": {...}, "streaming": {...}}, arrays = the feeds to
+           time with; imports, loads, makes the first call; answers with the milliseconds of each and the outputs
+    run    arrays = feeds; answers with the outputs; of recordings, which lack the states, they are stacked along time
+    states {"first": step, "every": n}, arrays = recordings; answers with what each state was before these steps
     block  {"seconds": s, "calls": n}: after 3 dropped calls at least n calls and s seconds;
            answers with the nanoseconds of each
     inside likewise, of the engine's own part of the call, copies left out; nothing where it has no such part
@@ -34,6 +35,7 @@ from runtime import engines, wire
 from runtime.engines import Session
 from runtime.errors import EngineError, Error
 from runtime.host import facts
+from runtime.streaming import Streaming
 from runtime.tensors import Array, Specs
 
 DROPPED = 3
@@ -63,6 +65,7 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     session: Any = None
     feeds: dict[str, Array] = {}
     rename: dict[str, str] = {}
+    streaming: Streaming | None = None
     while True:
         try:
             message, arrays = wire.receive(source)
@@ -72,12 +75,16 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
             match message["do"]:
                 case "open":
                     rename = message["rename"]
+                    streaming = Streaming.from_json(message["streaming"]) if message["streaming"] else None
                     feeds = {rename.get(name, name): value for name, value in arrays.items()}
-                    session, answer, outputs = _open(message, feeds)
+                    session, answer, outputs = _open(message, feeds, streaming)
                     wire.send(sink, answer, outputs)
                 case "run":
                     arrays = {rename.get(name, name): value for name, value in arrays.items()}
-                    wire.send(sink, {}, session.run(arrays))
+                    wire.send(sink, {}, _run(session, arrays, streaming))
+                case "states":
+                    assert streaming is not None
+                    wire.send(sink, {}, streaming.before(session.run, arrays, message["first"], message["every"]))
                 case "block":
                     call: Callable[[], object] = partial(session.run, feeds)
                     wire.send(sink, {}, {"ns": _block(call, message["seconds"], message["calls"])})
@@ -129,13 +136,25 @@ def _resident(what: str) -> int:
     return 0
 
 
-def _open(message: Mapping[str, Any], feeds: dict[str, Array]) -> tuple[Any, dict[str, Any], dict[str, Array]]:
+def _run(session: Any, feeds: dict[str, Array], streaming: Streaming | None) -> dict[str, Array]:
+    """One call, or the calls of a recording."""
+    found: dict[str, Array]
+    if streaming is None or streaming.holds(feeds):
+        found = session.run(feeds)
+    else:
+        found = streaming.unrolled(session.run, feeds)
+    return found
+
+
+def _open(
+    message: Mapping[str, Any], feeds: dict[str, Array], streaming: Streaming | None
+) -> tuple[Any, dict[str, Any], dict[str, Array]]:
     start = time.perf_counter()
     opener = _named(message["opener"])
     imported = time.perf_counter()
     session = opener(**message["arguments"])
     loaded = time.perf_counter()
-    outputs = session.run(feeds) if feeds else {}
+    outputs = _run(session, feeds, streaming) if feeds else {}
     called = time.perf_counter()
     stages = {"import_ms": imported - start, "load_ms": loaded - imported, "first_call_ms": called - loaded}
     return session, {name: seconds * 1e3 for name, seconds in stages.items()}, outputs

@@ -27,6 +27,7 @@ def write(
     report: Sequence[Path] = (),
     golden: Mapping[str, str] | None = None,
     pre: Sequence[PreSpec] = (),
+    states: Mapping[str, str] | None = None,
     pages: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, str]] = lambda _: {},
 ) -> Bundle:
     """Write a bundle. The entries' paths are those of this machine; the files are copied.
@@ -80,6 +81,7 @@ def write(
             "schema": SCHEMA,
             "name": name,
             **specs.to_json(),
+            **({"states": dict(states)} if states else {}),
             "axes": axes,
             "engines": entries,
             "fallback": {
