@@ -69,7 +69,7 @@ def value(model: OnnxModel, split: Split, metric: Metric) -> float:
     for feeds, labels in split.batches(first if isinstance(first, int) else 16):
         size = len(next(iter(feeds.values())))
         if isinstance(first, int) and size < first:
-            feeds = resized(feeds, first)
+            feeds = resized(feeds, first, split.axes)
         given = {spec.name: spec.given(feeds[spec.name]) for spec in model.specs.inputs}
         outputs = {name: value[:size] for name, value in session.run(given).items()}
         assert labels is not None  # its callers looked

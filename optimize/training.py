@@ -44,7 +44,10 @@ class Samples:
     @classmethod
     def of(cls, split: Split, inputs: tuple[TensorSpec, ...]) -> "Samples":
         """All of a split."""
-        feeds, labels = split.take(sys.maxsize)  # at once: texts are padded to one length then
+        whole = list(split.batches(sys.maxsize))  # at once: texts are padded to one length then
+        if len(whole) > 1:
+            raise InputError(f"the samples of '{split.name}' are of several lengths; to train, pad them to one.")
+        feeds, labels = split.take(sys.maxsize) if not whole else whole[0]
         return cls({spec.name: feeds[spec.name] for spec in inputs}, labels)
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from optimize.data import Split, resized
 from optimize.models import Axes, OnnxModel
 from runtime import engines
 from runtime.engines import Session, relative_error
-from runtime.errors import StepError
+from runtime.errors import EngineError, StepError
 from runtime.host import facts
 from runtime.tensors import Array, TensorSpec
 
@@ -60,10 +60,11 @@ def sized_feeds(split: Split, inputs: Sequence[TensorSpec], size: int) -> dict[s
     feeds = split.take(size)[0]
     found = {}
     for spec in inputs:
-        long = {"": feeds[spec.name]}
-        if spec.shape:  # a single number is given as it is
-            long = resized(long, spec.shape[0] if isinstance(spec.shape[0], int) else size)
-        found[spec.name] = spec.given(long[""])
+        value, axis = feeds[spec.name], split.axes.get(spec.name, 0)
+        if spec.shape and axis is not None:  # else it is the same for all samples, a single number say
+            fixed = spec.shape[axis]
+            value = resized({"": value}, fixed if isinstance(fixed, int) else size, {"": axis})[""]
+        found[spec.name] = spec.given(value)
     return found
 
 
@@ -91,9 +92,16 @@ def check_equal(model: OnnxModel, reference: Session, context: "Context", tolera
     """
     worst = 0.0
     session = judge(model)
-    for size in batch_sizes(model.specs.inputs, context.axes):
+    sizes = batch_sizes(model.specs.inputs, context.axes)
+    for size in sizes:
         feeds = sized_feeds(context.calibrate, model.specs.inputs, size)
-        error, name = relative_error(session.run(feeds), reference.run(feeds))
+        try:
+            found = session.run(feeds)
+        except EngineError as failed:
+            smaller = [str(one) for one in sizes if one < size]
+            fits = f", though at {', '.join(smaller)} it does: a batch is fixed inside" if smaller else ""
+            raise StepError(f"at batch {size} the file does not run{fits}: {failed}") from failed
+        error, name = relative_error(found, reference.run(feeds))
         if not error <= tolerance:
             raise StepError(
                 f"at batch {size} the output '{name}' differs by {error:.2g} (relative), more than {tolerance:.2g}"

@@ -8,7 +8,8 @@ A split streams: each pass over it makes a fresh iterator of batches, so that it
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,19 @@ class Split:
     Attributes:
         passes: begins a new pass over its batches as they are stored (arrays by name, and labels or None).
         convert: what a batch becomes before anybody sees it; it may have fewer samples then.
+        axes: input to the axis along which its samples lie where that is not the first; None where it has none.
     """
 
     name: str
     passes: Callable[[], Iterable[Batch]]
     convert: Callable[[Batch], Batch] = lambda batch: batch
+    axes: Mapping[str, int | None] = field(default_factory=dict)
 
     def batches(self, size: int = READ) -> Iterator[Batch]:
-        """A pass in batches of `size` samples, the last perhaps shorter, and those with samples that were left out."""
+        """A pass in batches of `size` samples.
+
+        The last may be shorter, and those with samples that were left out, or before samples of another length.
+        """
         for batch in self._stored(size):
             feeds, labels = self.convert(batch)
             if len(next(iter(feeds.values()), ())):
@@ -51,22 +57,26 @@ class Split:
     def _stored(self, size: int) -> Iterator[Batch]:
         held: list[Batch] = []
         count = 0
-        for feeds, labels in self.passes():
+        for batch in self.passes():
+            feeds, labels = batch
             samples = len(next(iter(feeds.values())))
             if labels is not None and len(labels) != samples:
                 raise InputError(
                     f"the split '{self.name}' has {samples} samples and {len(labels)} labels in one batch."
                 )
-            held.append((feeds, labels))
+            if held and _shapes(batch, self.axes) != _shapes(held[0], self.axes):
+                yield _join(held, self.axes)
+                held, count = [], 0
+            held.append(batch)
             count += samples
             if count >= size:
-                whole = _join(held)
+                whole = _join(held, self.axes)
                 for start in range(0, count - count % size, size):
-                    yield _cut(whole, start, start + size)
-                held = [_cut(whole, count - count % size, count)] if count % size else []
+                    yield cut(whole, start, start + size, self.axes)
+                held = [cut(whole, count - count % size, count, self.axes)] if count % size else []
                 count %= size
         if held:
-            yield _join(held)
+            yield _join(held, self.axes)
 
     def take(self, samples: int) -> Batch:
         """The first samples, fewer where there are not so many.
@@ -258,9 +268,25 @@ def infer_inputs(batch: Batch, dynamic: str = "batch") -> tuple[TensorSpec, ...]
     )
 
 
-def resized(feeds: dict[str, Array], batch: int) -> dict[str, Array]:
+def resized(
+    feeds: Mapping[str, Array], batch: int, axes: Mapping[str, int | None] = MappingProxyType({})
+) -> dict[str, Array]:
     """A batch of exactly so many samples, the first ones repeated where there are fewer."""
-    return {key: np.resize(value, (batch, *value.shape[1:])) for key, value in feeds.items()}
+
+    def one(value: Array, axis: int | None) -> Array:
+        return value if axis is None else value.take(np.arange(batch) % value.shape[axis], axis)
+
+    return {name: one(value, axes.get(name, 0)) for name, value in feeds.items()}
+
+
+def cut(batch: Batch, start: int, stop: int, axes: Mapping[str, int | None] = MappingProxyType({})) -> Batch:
+    """The samples from `start` to before `stop`."""
+    feeds, labels = batch
+    found = {}
+    for name, value in feeds.items():
+        axis = axes.get(name, 0)
+        found[name] = value if axis is None else value[(slice(None),) * axis + (slice(start, stop),)]
+    return found, None if labels is None else labels[start:stop]
 
 
 def to_batch(item: Any, where: str) -> Batch:
@@ -315,17 +341,23 @@ def _finite(split: str, name: str, value: Array, before: int) -> None:
         raise InputError(f"the split '{split}' has NaN or infinity in '{name}', first in sample {sample}.")
 
 
-def _join(batches: Sequence[Batch]) -> Batch:
+def _shapes(batch: Batch, axes: Mapping[str, int | None]) -> list[tuple[int, ...]]:
+    """Of everything in a batch, but for the number of samples."""
+    places = [(value, axes.get(name, 0)) for name, value in batch[0].items()]
+    places += [] if batch[1] is None else [(batch[1], 0)]
+    return [value.shape if axis is None else value.shape[:axis] + value.shape[axis + 1 :] for value, axis in places]
+
+
+def _join(batches: Sequence[Batch], axes: Mapping[str, int | None]) -> Batch:
     if len(batches) == 1:
         return batches[0]
-    feeds = {name: np.concatenate([batch[0][name] for batch in batches]) for name in batches[0][0]}
+    feeds = dict(batches[0][0])
+    for name in feeds:
+        axis = axes.get(name, 0)
+        if axis is not None:
+            feeds[name] = np.concatenate([batch[0][name] for batch in batches], axis)
     labels = [batch[1] for batch in batches if batch[1] is not None]
     return feeds, np.concatenate(labels) if len(labels) == len(batches) else None
-
-
-def _cut(batch: Batch, start: int, stop: int) -> Batch:
-    feeds, labels = batch
-    return {name: value[start:stop] for name, value in feeds.items()}, None if labels is None else labels[start:stop]
 
 
 def _reader(arrays: Mapping[str, Array]) -> Callable[[], Iterator[Batch]]:
@@ -333,7 +365,7 @@ def _reader(arrays: Mapping[str, Array]) -> Callable[[], Iterator[Batch]]:
         feeds = {name: value for name, value in arrays.items() if name not in LABELS}
         labels = next((arrays[name] for name in LABELS if name in arrays), None)
         for start in range(0, len(next(iter(feeds.values()))), READ):
-            yield _cut((feeds, labels), start, start + READ)
+            yield cut((feeds, labels), start, start + READ)
 
     return passes
 

@@ -40,6 +40,10 @@ class Rows:
         """Of several batches."""
         return cls(np.concatenate([p.values for p in parts]), np.concatenate([p.counts for p in parts]))
 
+    def of_samples(self, count: int) -> "Rows":
+        """The same rows, owned by so many samples of equally many: the frames of recordings by the recordings."""
+        return Rows(self.values, self.counts.reshape(count, -1).sum(1))
+
     def __len__(self) -> int:
         return len(self.counts)
 
@@ -167,6 +171,12 @@ def custom(place: str, better: str | None) -> Metric:
             if not np.isfinite(found).all():
                 raise InputError(f"the metric '{place}' gave NaN or infinity for a sample.")
             return found[:, None]
+        rows = {name: (len(labels), *shape) for name, shape in shapes.items() if name}
+        if odd := [name for name, value in outputs.items() if value.shape != rows[name]]:
+            raise InputError(
+                f"the metric '{place}' gives one number for all samples, and '{odd[0]}' is {outputs[odd[0]].shape} "
+                f"after {rows[odd[0]]}: return one number a sample."
+            )
         whole = [np.asarray(value).reshape(len(labels), -1) for value in (*outputs.values(), labels)]
         return np.concatenate(whole, 1, dtype=np.float64)
 

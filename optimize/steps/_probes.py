@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from optimize.data import Split, resized
+from optimize.data import Split, cut, resized
 from optimize.models import EXTERNAL_DATA_BYTES
 from optimize.steps._graph import opset_of
 from runtime.engines import library
@@ -202,9 +202,9 @@ def batches(split: Split, specs: Specs, samples: int, most: int = BATCH) -> Iter
         if fixed and size < fixed:
             if seen:
                 return
-            batch = resized(batch, fixed)
+            batch = resized(batch, fixed, split.axes)
         if not fixed:
-            batch = {name: value[: samples - seen] for name, value in batch.items()}
+            batch, _ = cut((batch, None), 0, samples - seen, split.axes)
         # a model that was cast whole takes float16, the data is still of the original's dtype
         yield {spec.name: spec.given(batch[spec.name]).astype(spec.dtype, copy=False) for spec in specs.inputs}
         seen += size

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimize import data
-from optimize.data import NAMES, Split, Splits, examine, from_arrays, infer_inputs, prepare, to_batch
+from optimize.data import NAMES, Split, Splits, cut, examine, from_arrays, infer_inputs, prepare, resized, to_batch
 from runtime.errors import InputError
 from runtime.tensors import TensorSpec
 
@@ -494,3 +494,22 @@ def test_a_callable_that_gives_the_same_iterator_again_is_refused(tmp_path):
         for _ in range(2):
             list(split.batches(4))
             split.take(4)
+
+
+def test_samples_that_lie_along_another_axis_are_joined_and_cut_along_it():
+    x, h = np.arange(12.0).reshape(6, 2), np.arange(36.0).reshape(2, 6, 3)
+    tick = np.zeros(5)
+    parts = [({"x": x[i : i + 1], "h": h[:, i : i + 1], "tick": tick}, np.array([i])) for i in range(6)]
+    split = Split("calibrate", lambda: parts, axes={"h": 1, "tick": None})
+    sizes = []
+    for feeds, labels in split.batches(4):
+        np.testing.assert_array_equal(feeds["x"], x[labels])
+        np.testing.assert_array_equal(feeds["h"], h[:, labels])
+        np.testing.assert_array_equal(feeds["tick"], tick)
+        sizes.append(len(labels))
+    assert sizes == [4, 2]
+    feeds, _ = split.take(2)
+    full = resized(feeds, 5, split.axes)
+    np.testing.assert_array_equal(full["h"], h[:, [0, 1, 0, 1, 0]])
+    np.testing.assert_array_equal(full["x"], x[[0, 1, 0, 1, 0]])
+    np.testing.assert_array_equal(cut((feeds, None), 1, 2, split.axes)[0]["h"], h[:, 1:2])

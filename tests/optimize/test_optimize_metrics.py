@@ -504,3 +504,27 @@ def test_average_precision_at_one_overlap_is_that_of_voc():
     exact[..., 4] = labels[..., 4] >= 0
     assert half.finish(rows) > whole.finish(rows) + 0.1
     assert half.finish(half.update({"boxes": exact}, labels).values) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(40, 1), (40, 1, 1, 1)])
+def test_one_probability_a_sample_is_a_class_of_two(shape):
+    from sklearn.metrics import f1_score
+    from sklearn.metrics import log_loss as their_loss
+
+    random = np.random.default_rng(0)
+    p, y = random.random(40).astype(np.float32), random.integers(0, 2, 40)
+    outputs = {"p": p.reshape(shape)}
+    np.testing.assert_array_equal(metrics.get("accuracy").update(outputs, y)[:, 0], (p > 0.5) == y)
+    f1, loss = metrics.get("f1"), metrics.get("log_loss")
+    assert f1.finish(f1.update(outputs, y)) == pytest.approx(f1_score(y, p > 0.5))
+    assert loss.finish(loss.update(outputs, y)) == pytest.approx(their_loss(y, p), rel=1e-5)
+    moved = np.clip(p + 0.2, 0, 1).reshape(shape)
+    rows = metrics.get("agreement").update({"p": moved}, p.reshape(shape))
+    np.testing.assert_array_equal(rows[:, 0], (moved.reshape(-1) > 0.5) == (p > 0.5))
+
+
+def test_one_number_a_sample_that_is_no_probability_has_no_class():
+    values = np.array([[0.2], [3.0]], np.float32)
+    for name, labels in (("accuracy", np.array([0, 1])), ("agreement", values)):
+        with pytest.raises(InputError, match=r"one number a sample, from 0.2 to 3; as the probability of class 1"):
+            metrics.get(name).update({"p": values}, labels)
