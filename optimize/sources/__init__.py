@@ -16,6 +16,7 @@ from runtime.contender import Contender
 from runtime.engines import Session
 from runtime.errors import InputError
 from runtime.pre import PreSpec
+from runtime.streaming import Streaming
 from runtime.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class ModelSpec:
         inputs: names, dtypes and shapes; empty where the file says them itself.
         trust: the user allows unpickling.
         threads: for running the original; None for all cores.
+        states: input to the output that gives what the next call takes.
+        fixed: input of an ONNX file to the number that it always gets.
     """
 
     source: str
@@ -41,11 +44,14 @@ class ModelSpec:
     inputs: tuple[TensorSpec, ...] = ()
     trust: bool = False
     threads: int | None = None
+    states: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
     def contender(self, name: str = "original") -> Contender:
         """The original as one more contender, in a process of its own."""
         plain = {**asdict(self), "inputs": [spec.to_json() for spec in self.inputs]}
-        return Contender(name, "optimize.sources:open_original", {"spec": plain})
+        streaming = Streaming(self.states, self.inputs) if self.states else None
+        return Contender(name, "optimize.sources:open_original", {"spec": plain}, streaming=streaming)
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,8 @@ def load(spec: ModelSpec) -> Original:
     Raises:
         InputError: it is not there, raises, or does not fit its weights.
     """
+    if spec.fixed and spec.source != "onnx":
+        raise InputError("[model.fixed] is for the inputs of an ONNX file; fix those of others in their code.")
     original: Original = listing.get(__name__, spec.source, "source").load(spec)
     return original
 

@@ -4,8 +4,8 @@ A file whose weights lie elsewhere than in `<name>.data`, or of an opset that ON
 """
 
 import logging
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from runtime.cache import address, digest, made
 from runtime.engines import Session, relative_error
 from runtime.errors import EngineError, InputError
 from runtime.host import facts, versions
+from runtime.listing import unknown
+from runtime.tensors import Array, TensorSpec
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,13 @@ def load(spec: ModelSpec) -> Original:
         raise InputError(f"{spec.place} holds its own weights; leave out {spec.weights}.")
     model, notes = _ready(read_onnx(Path(spec.place)))
     options = {"threads": spec.threads} if spec.threads else {}
-    return Original(model.path, model.specs.inputs, partial(_open, model, options), notes)
+    fixed = constants(spec.fixed, model.specs.inputs)
+
+    def open_() -> Session:
+        session = _open(model, options)
+        return Fixed(session, fixed) if fixed else session
+
+    return Original(model.path, _asked(model.specs.inputs, spec), open_, notes)
 
 
 def _open(model: OnnxModel, options: Mapping[str, Any], engine: str = "onnxruntime") -> Session:
@@ -126,3 +134,70 @@ def _compared(found: OnnxModel, model: OnnxModel) -> str:
     if not off <= RAISED_ERROR:
         raise InputError(f"{model.path}: onnx raised its opset, and the output '{name}' then differs by {off:.2g}.")
     return "compared with itself as it was on random numbers"
+
+
+def constants(fixed: Mapping[str, float], inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
+    """The arrays that inputs always get.
+
+    Raises:
+        InputError: there is no such input, or its shape is open, or its dtype has not this number.
+    """
+    known = {spec.name: spec for spec in inputs}
+    found = {}
+    for name, value in fixed.items():
+        if name not in known:
+            raise InputError(unknown("input to fix", name, known))
+        spec = known[name]
+        if not all(isinstance(size, int) for size in spec.shape):
+            raise InputError(f"the input {spec} cannot be fixed at {value:g}: its shape is open.")
+        array = np.full(spec.sized({}), value).astype(spec.dtype)
+        if not np.array_equal(array.astype(np.float64), np.full(array.shape, float(value))) and array.dtype.kind != "f":
+            raise InputError(f"the input {spec} cannot be fixed at {value:g}.")
+        found[name] = array
+    return found
+
+
+def _asked(inputs: tuple[TensorSpec, ...], spec: ModelSpec) -> tuple[TensorSpec, ...]:
+    """The inputs that are left, their open axes as the user has them, states last.
+
+    Raises:
+        InputError: the user has an input that the file has not, or of another dtype or shape.
+    """
+    given = {one.name: one for one in spec.inputs}
+    if odd := given.keys() - {one.name for one in inputs}:
+        raise InputError(unknown("input of the file", sorted(odd)[0], [one.name for one in inputs]))
+    found = []
+    for one in inputs:
+        asked = given.get(one.name, one)
+        fits = len(asked.shape) == len(one.shape) and asked.dtype == one.dtype
+        if not fits or any(isinstance(a, int) and a != b for a, b in zip(one.shape, asked.shape, strict=True)):
+            raise InputError(
+                f"{spec.place} takes {one}; [model.inputs] may name or fix its open axes, and has {asked}."
+            )
+        found.append(replace(one, shape=asked.shape))
+    left = [one for one in found if one.name not in spec.fixed]
+    return tuple(sorted(left, key=lambda one: one.name in spec.states))
+
+
+class Fixed:
+    """A session some of whose inputs always get the same."""
+
+    def __init__(self, session: Session, fixed: Mapping[str, Array]) -> None:
+        self._session, self._fixed = session, fixed
+        self.threads = session.threads
+
+    def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Outputs by name; see `runtime.engines.Session`."""
+        return self._session.run({**feeds, **self._fixed}, out)
+
+    def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """See `runtime.engines.Session`."""
+        return self._session.inside({**feeds, **self._fixed})
+
+    def precision(self) -> Mapping[str, int]:
+        """See `runtime.engines.Session`."""
+        return self._session.precision()
+
+    def close(self) -> None:
+        """See `runtime.engines.Session`."""
+        self._session.close()
