@@ -14,10 +14,11 @@ from optimize import scenarios as scenario
 from optimize.data import resized
 from optimize.energy import meters
 from optimize.flags import random_feeds, shapes
-from optimize.foreign import contestant, line_up
+from optimize.foreign import line, line_up
 from optimize.neighbours import Neighbours
 from optimize.progress import Progress
 from optimize.report.words import quieter
+from optimize.streams import unrolled
 from optimize.subject import read_data
 from runtime import host
 from runtime.contender import Contender, Worker
@@ -50,9 +51,11 @@ class Scenarios:
 
 def bench_all(
     places: Sequence[str], data: str | None, weights: str | None, shape: Sequence[str], batch: int, budget: float,
-    trust: bool, scenarios: Scenarios | None = None,
+    trust: bool, scenarios: Scenarios | None = None, states: Sequence[str] = (), fixed: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Latency of each, interleaved, and its ratio to the first; then each alone in what else is asked for.
+
+    With `states` (INPUT=OUTPUT) a call is one step of the data's first recording; `fixed` is INPUT=NUMBER.
 
     Raises:
         InputError: something is not there, or the inputs cannot be told.
@@ -60,18 +63,22 @@ def bench_all(
     """
     log = Path(tempfile.mkdtemp(prefix="optimize-")) / "log.txt"
     given = shapes(shape)
-    contestants = [contestant(place, given, weights, trust) for place in places]
+    contestants = line(places, given, weights, trust, states, fixed)
+    streaming = contestants[0][0].streaming
     inputs = next((specs for _, specs in contestants if specs), given)
     progress = Progress(1)
     progress.stage("latency")
     if data:
-        inputs, material = read_data(data, None, None, None, inputs, progress)
-        fixed = inputs[0].shape[0]
-        batch = fixed if isinstance(fixed, int) else batch
-        feeds = resized(material.splits.validate.take(batch)[0], batch)
+        inputs, material = read_data(data, None, None, None, inputs, progress, streaming=streaming)
+        baked = inputs[0].shape[0]
+        batch = baked if isinstance(baked, int) else batch
+        split = material.splits.validate
+        if streaming:
+            split = unrolled(contestants[0][0], split, log)
+        feeds = resized(split.take(batch)[0], batch, split.axes)
     elif inputs:
-        fixed = inputs[0].shape[0] if inputs[0].shape else 1
-        batch = fixed if isinstance(fixed, int) else batch
+        baked = inputs[0].shape[0] if inputs[0].shape else 1
+        batch = baked if isinstance(baked, int) else batch
         feeds = random_feeds(inputs, batch)
     else:
         raise InputError("which inputs? Give --data, or --shape batch,3,32,32.")
@@ -104,6 +111,7 @@ def bench_all(
     return {
         "input": data or "random numbers, since no --data was given",
         "batch": batch,
+        **({"call": f"one step, states: {', '.join(streaming.states)}"} if streaming else {}),
         "rounds": found.rounds,
         "stopped": {"precision": "every interval is within ±2 %", "budget": "the budget was used up"}.get(
             found.stopped

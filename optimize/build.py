@@ -31,6 +31,7 @@ from runtime.contender import Contender, Worker
 from runtime.decoding import Decoding
 from runtime.engines import describe, relative_error
 from runtime.errors import Error, StepError, WorkError
+from runtime.streaming import Streaming
 from runtime.tensors import Array
 from targets import Scheme
 
@@ -106,13 +107,15 @@ class Builder:
         progress: Progress, limits: Limits | None = None,
     ) -> None:  # fmt: skip
         self._start = subject.model
-        self._splits = subject.splits
+        self._splits = subject.calls
+        self._states = subject.states
         self._axes = subject.axes
         self._cache = cache
         self._common = {
             "data": {name: facts.sha256 for name, facts in subject.facts.splits.items() if name != "test"},
             "axes": subject.axes,
             "inputs": [spec.to_json() for spec in subject.inputs],
+            "states": dict(subject.states),
             "versions": dict(versions),
         }
         self._host = host.facts().to_json()
@@ -169,7 +172,7 @@ class Builder:
     def _compile(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...], body: OnnxModel) -> Built | Lost:
         engine, options = candidate.target.engine, self._options(candidate, model)
         files = self._engine(engine, model, options)
-        opened = _contender(candidate.name, engine, files, model, options)
+        opened = _contender(candidate.name, engine, files, model, options, self._states)
         with Worker.start(opened, self._feeds(model), self._log, **self._limits) as worker:
             counts, answer = worker.precision(), worker.outputs
         formats = [engines.get(engine).TOLERANCE.get(name, 0.0) for name in counts]
@@ -211,7 +214,7 @@ class Builder:
     def _as_source(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...], body: OnnxModel) -> Built:
         """No engine: its file, interpreted, says how accurate it will be."""
         engine, options = interpreter(model)
-        opened = _contender(candidate.name, engine, {"model": str(model.path)}, model, options)
+        opened = _contender(candidate.name, engine, {"model": str(model.path)}, model, options, self._states)
         return Built(model, {}, opened, "", made, body)
 
     def _steps(self, candidate: Candidate) -> tuple[TorchModel | OnnxModel, tuple[Made, ...]]:
@@ -369,10 +372,12 @@ def batch_of(model: OnnxModel, axes: Axes, wanted: int) -> int:
 
 
 def _contender(
-    name: str, engine: str, files: Mapping[str, str], model: OnnxModel, options: Mapping[str, object]
-) -> Contender:
+    name: str, engine: str, files: Mapping[str, str], model: OnnxModel, options: Mapping[str, object],
+    states: Mapping[str, str],
+) -> Contender:  # fmt: skip
     arguments = {"engine": engine, "files": dict(files), "specs": model.specs.to_json(), "options": dict(options)}
-    return Contender(name, "runtime.worker:open_engine", arguments, takes=model.specs.inputs)
+    streaming = Streaming(states, model.specs.inputs) if states else None
+    return Contender(name, "runtime.worker:open_engine", arguments, takes=model.specs.inputs, streaming=streaming)
 
 
 def _disagrees(

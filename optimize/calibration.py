@@ -21,11 +21,12 @@ SHIFTED = 1.0  # standard deviations
 MEND = "mend the data, or set [data] check = false where it is meant so."
 
 
-def check(facts: Mapping[str, Facts]) -> list[str]:
+def check(facts: Mapping[str, Facts], few: int = FEW) -> list[str]:
     """Compare calibrate with the other splits; returns what a reader of the report should know.
 
     Args:
         facts: by split, as `optimize.data.examine` found them.
+        few: samples of calibrate, below which they are said to be few.
 
     Raises:
         InputError: calibrate is constant or noise where validate is not, or its values are of another scale.
@@ -35,7 +36,7 @@ def check(facts: Mapping[str, Facts]) -> list[str]:
         if other := validate.spreads.get(name):
             _refuse(name, spread, other)
     notes = _copies(facts)
-    if len(calibrate.prints) < FEW:
+    if len(calibrate.prints) < few:
         notes.append(
             f"calibrate has {len(calibrate.prints)} sample{'s' if len(calibrate.prints) > 1 else ''}: the ranges of "
             "int8 that so few show may be too narrow; a hundred or more are usual"

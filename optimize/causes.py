@@ -62,7 +62,7 @@ def _noise(
         return None
     progress.say(f"noise of the layers of {candidate.name}")
     with tempfile.TemporaryDirectory() as folder:
-        splits, after, metric = subject.splits, built[candidate.name].body, None
+        splits, after, metric = subject.calls, built[candidate.name].body, None
         if subject.own_labels:  # which are compared with what is made of the raw outputs
             update, decoded = subject.metric.update, subject.contender.decoded
             metric = replace(subject.metric, update=lambda outputs, labels: update(decoded(dict(outputs)), labels))

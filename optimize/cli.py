@@ -29,6 +29,10 @@ Shape = Annotated[
     list[str] | None, typer.Option(help="Of an input: batch,3,32,32, or NAME=batch,3,32,32:dtype; a word is an axis.")
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Allow unpickling the model or checkpoint: it can run code.")]
+States = Annotated[
+    list[str] | None, typer.Option("--state", help="INPUT=OUTPUT: what the next call takes; may be repeated.")
+]
+Fixed = Annotated[list[str] | None, typer.Option("--fix", help="INPUT=NUMBER that it always gets; may be repeated.")]
 MetricName = Annotated[str | None, typer.Option("--metric", help="accuracy, top5, mse, mae, or file.py:function.")]
 Better = Annotated[str | None, typer.Option(help="higher or lower, for a metric of your own.")]
 Strict = Annotated[bool, typer.Option("--strict", help="'cannot tell' counts as not met: exit code 1.")]
@@ -102,6 +106,8 @@ def run(
     better: Better = None,
     weights: Weights = None,
     shape: Shape = None,
+    state: States = None,
+    fix: Fixed = None,
     max_drop: Annotated[str | None, typer.Option(help="0.005, 0.5pp or 1%; 1pp by default.")] = None,
     objective: Annotated[str | None, typer.Option(help="latency, size, memory or throughput.")] = None,
     out: Out = Path("optimized"),
@@ -115,7 +121,7 @@ def run(
 
     report = run(
         model, out=out, changes=set_ or (), strict=strict, data=data, targets=target, metric=metric, better=better,
-        weights=weights, shape=shape, max_drop=max_drop, objective=objective, trust=trust,
+        weights=weights, shape=shape, max_drop=max_drop, objective=objective, trust=trust, states=state, fixed=fix,
     )  # fmt: skip
     return _show(report, out, json)
 
@@ -127,6 +133,8 @@ def plan(
     target: Annotated[list[str] | None, typer.Option(help="Where to deploy to; may be repeated.")] = None,
     weights: Weights = None,
     shape: Shape = None,
+    state: States = None,
+    fix: Fixed = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
     trust: Trust = False,
     json: Json = False,
@@ -134,7 +142,9 @@ def plan(
     """What a run would do, which targets take the model here, and how long it takes; writes nothing."""
     from optimize.preflight import preflight
 
-    found = preflight(model, set_ or (), data=data, targets=target, weights=weights, shape=shape, trust=trust)
+    found = preflight(
+        model, set_ or (), data=data, targets=target, weights=weights, shape=shape, trust=trust, states=state, fixed=fix
+    )
     print_(found, json)
     return int(all(row["runs_here"] == "no" for row in found["targets"].values()))
 
@@ -144,13 +154,15 @@ def init(
     model: Annotated[str | None, typer.Argument(help=f"{MODELS}.")] = None,
     data: Annotated[str | None, typer.Option(help="data.npz, data.csv, or file.py:callable.")] = None,
     weights: Weights = None,
+    state: States = None,
+    fix: Fixed = None,
     out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.toml"),
     schema: Annotated[bool, typer.Option("--schema", help="Print the recipe's JSON schema, for editors.")] = False,
 ) -> int:
     """Write a commented recipe to edit."""
     from optimize import starter
 
-    typer.echo(starter.schema() if schema else starter.write(model, data, weights, out))
+    typer.echo(starter.schema() if schema else starter.write(model, data, weights, out, state or (), fix or ()))
     return 0
 
 
@@ -193,6 +205,8 @@ def eval_(
     metric: MetricName = None,
     better: Better = None,
     weights: Weights = None,
+    state: States = None,
+    fix: Fixed = None,
     max_drop: Annotated[str, typer.Option(help="0.005, 0.5pp or 1%.")] = "1pp",
     split: Annotated[str | None, typer.Option(help="calibrate, validate, test or all.")] = None,
     trust: Trust = False,
@@ -202,7 +216,7 @@ def eval_(
     """Accuracy of the first, and of the others against it, paired, with verdict."""
     from optimize import foreign
 
-    found = foreign.evaluate_all(models, data, metric, better, weights, max_drop, split, trust)
+    found = foreign.evaluate_all(models, data, metric, better, weights, max_drop, split, trust, state or (), fix or ())
     return verdicts(found, strict, json)
 
 
@@ -212,6 +226,8 @@ def bench(
     data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable; else random numbers.")] = None,
     weights: Weights = None,
     shape: Shape = None,
+    state: States = None,
+    fix: Fixed = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples a call.")] = 1,
     budget: Annotated[float, typer.Option(min=0.1, help="Seconds a pair; never fewer than 8 rounds.")] = 20.0,
     paced: Annotated[
@@ -246,7 +262,7 @@ def bench(
     if plot and sweep == Sweep():
         raise InputError("--plot draws throughput: give --batches, --threads or --streams, several times.")
     asked = Scenarios(paced, arrivals, soak, energy, sweep)
-    found = bench_all(models, data, weights, shape or [], batch, budget, trust, asked)
+    found = bench_all(models, data, weights, shape or [], batch, budget, trust, asked, state or (), fix or ())
     print_(found, json)
     if plot:
         from optimize.report import plots

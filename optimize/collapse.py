@@ -67,7 +67,7 @@ def cause_of(subject: Subject, before: OnnxModel, after: OnnxModel, value: float
         after: rounded.
         value: of the float model on validate.
     """
-    splits, metric = subject.splits, subject.metric
+    splits, metric = subject.calls, subject.metric
     here = sensitivity.value(before, splits.calibrate, metric)
     if here < value - REGAINED * abs(value):
         best, words = here, ""

@@ -10,6 +10,7 @@ from optimize.answers import Answers
 from optimize.data import Split, resized
 from optimize.metrics import Metric, Rows, first
 from optimize.report import Detail
+from optimize.streams import frame_labels, frames
 from runtime.contender import Contender, Worker
 from runtime.errors import InputError, WorkError
 from runtime.tensors import Array
@@ -67,7 +68,7 @@ def evaluate(
     decoding = contenders[0].decoding
     numbers = decoding is None or decoding.kind == "softmax"
     details = {contender.name: Answers(numbers) for contender in contenders}
-    seen = 0
+    seen = rows = 0
     try:
         for feeds, labels in split.batches(batch):
             size = len(next(iter(feeds.values())))
@@ -81,7 +82,7 @@ def evaluate(
                 try:
                     if name not in workers:
                         workers[name] = Worker.start(contender, {}, log)
-                    outputs = {key: value[:size] for key, value in workers[name].run(feeds).items()}
+                    outputs = answers(contender, workers[name].run(feeds), size, batch)
                 except (WorkError, InputError) as error:
                     if name == original:
                         raise
@@ -89,6 +90,8 @@ def evaluate(
                     continue
                 odd = [key for key, v in outputs.items() if v.dtype.kind == "f" and not np.isfinite(v).all()]
                 if name == original:
+                    if contender.streaming and labels is not None:
+                        labels = frame_labels(labels, size, len(first(outputs)), split.name)
                     sound, truth, own = not odd, outputs, labels if own_labels else None
                     labels = labels if own_labels else first(outputs)
                     if labels is None:
@@ -98,18 +101,28 @@ def evaluate(
                     continue
                 assert labels is not None
                 try:
-                    found[name].append(Rows.of(metric.update(outputs, labels)))
+                    found[name].append(Rows.of(metric.update(outputs, labels)).of_samples(size))
                 except InputError as error:  # the original passed with these labels, so it is not theirs
                     if name == original:
                         raise
                     failed[name] = str(error)
                     continue
-                if sound:
-                    details[name].update(truth, outputs, own, seen)
-            seen += size
+                if sound and len(first(truth)) == len(labels):
+                    details[name].update(truth, outputs, own, rows)
+            seen, rows = seen + size, rows + len(first(truth))
             progress(seen)
     finally:
         for worker in workers.values():
             worker.close()
     kept = {name: Rows.joined(parts) for name, parts in found.items() if name not in failed and name not in wrong}
     return Scores(kept, {name: details[name].finish() for name in kept}, failed, wrong)
+
+
+def answers(contender: Contender, outputs: Mapping[str, Array], size: int, batch: int) -> dict[str, Array]:
+    """The outputs of `size` samples, which may have been filled up to a batch; of recordings with a row a frame.
+
+    What has not the batch along its first axis, the boxes of one picture say, is left whole.
+    """
+    if size < batch:
+        outputs = {name: one[:size] if one.ndim and len(one) == batch else one for name, one in outputs.items()}
+    return frames(outputs) if contender.streaming else dict(outputs)

@@ -31,7 +31,7 @@ def to_recipe(
     model: str, *, data: str | Path | None = None, targets: Sequence[str] = (), metric: str | None = None,
     better: str | None = None, weights: str | Path | None = None, shape: Sequence[str] = (),
     max_drop: float | str | None = None, objective: str | None = None, trust: bool = False,
-    changes: Sequence[str] = (),
+    states: Sequence[str] = (), fixed: Sequence[str] = (), changes: Sequence[str] = (),
 ) -> Recipe:  # fmt: skip
     """What `optimize run MODEL --data DATA ...` asks for: int8 on every target named, or on all that build here.
 
@@ -54,6 +54,8 @@ def to_recipe(
             "trust": trust,
             "inputs": inputs,
             "axes": {name: dict(AXIS) for name in axes},
+            "states": pairs("--state", states),
+            "fixed": numbers("--fix", fixed),
         },
         "data": {_key(str(data)): str(data), "metric": metric, "better": better},
         "steps": [{"use": "quantize_static"}],
@@ -86,6 +88,29 @@ def shapes(texts: Sequence[str]) -> tuple[TensorSpec, ...]:
         name = match["name"] or ("input" if len(texts) == 1 else f"input_{index}")
         found.append(TensorSpec(name, dtype, tuple(int(size) if size.isdigit() else size for size in sizes)))
     return tuple(found)
+
+
+def pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
+    """NAME=WORD, of a flag that may be repeated.
+
+    Raises:
+        InputError: it is not of that form, or names one twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, word = (part.strip() for part in text.partition("="))
+        if not name or not word or name in found:
+            raise InputError(f"{flag} takes NAME=WORD, each name once; got '{text}'.")
+        found[name] = word
+    return found
+
+
+def numbers(flag: str, texts: Sequence[str]) -> dict[str, float]:
+    """NAME=NUMBER likewise."""
+    try:
+        return {name: float(word) for name, word in pairs(flag, texts).items()}
+    except ValueError as error:
+        raise InputError(f"{flag} takes NAME=NUMBER: {error}") from error
 
 
 def random_feeds(inputs: Sequence[TensorSpec], batch: int) -> dict[str, Any]:

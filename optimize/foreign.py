@@ -1,12 +1,13 @@
 """`optimize eval` and `optimize recheck`: models and bundles of any origin, against the first of them."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from optimize import judge, sources
+from optimize import flags, judge, sources
+from optimize.baked import Baked
 from optimize.data import NAMES
 from optimize.evaluate import evaluate
 from optimize.models import read_onnx
@@ -20,7 +21,8 @@ from runtime import loading
 from runtime.contender import Contender
 from runtime.errors import InputError
 from runtime.listing import unknown
-from runtime.tensors import TensorSpec
+from runtime.streaming import check_states
+from runtime.tensors import Specs, TensorSpec
 
 BATCH = 16  # samples a call of `eval`, where the batch is dynamic
 
@@ -29,15 +31,18 @@ Contestant = tuple[Contender, tuple[TensorSpec, ...]]
 
 def evaluate_all(
     places: Sequence[str], data: str, metric: str | None, better: str | None, weights: str | None, max_drop: str,
-    split: str | None, trust: bool,
+    split: str | None, trust: bool, states: Sequence[str] = (), fixed: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Accuracy of each, and its drop against the first, paired on the same samples.
+
+    `states` are INPUT=OUTPUT, `fixed` INPUT=NUMBER; a model of those that has no such input does without.
 
     Raises:
         InputError: something is not there, or does not fit.
         WorkError: the first of them failed.
     """
-    return judged([contestant(place, (), weights, trust) for place in places], data, metric, better, max_drop, split)
+    found = line(places, (), weights, trust, states, fixed)
+    return judged(found, data, metric, better, max_drop, split)
 
 
 def recheck(
@@ -59,7 +64,15 @@ def recheck(
     plain = next(entry for entry in loading.considered(bundle) if entry not in bundle.engines)
     names = [plain.name, *(entry.name for entry in bundle.engines)]
     found: list[Contestant] = [
-        (Contender(name, "runtime.worker:open_bundle", {"path": _absolute(place), "engine": name}), inputs)
+        (
+            Contender(
+                name,
+                "runtime.worker:open_bundle",
+                {"path": _absolute(place), "engine": name},
+                streaming=check_states(bundle.states, bundle.specs),
+            ),
+            inputs,
+        )
         for name in names
     ]
     known = asked.get("data", {})
@@ -79,7 +92,8 @@ def judged(
     log = Path(tempfile.mkdtemp(prefix="optimize-")) / "log.txt"
     progress = Progress(1)
     progress.stage("accuracy")
-    inputs, material = read_data(data, None, metric, better, contestants[0][1], progress)
+    streaming = contestants[0][0].streaming
+    inputs, material = read_data(data, None, metric, better, contestants[0][1], progress, streaming=streaming)
     contenders = line_up(contestants, inputs)
     splits = material.splits
     chosen = split or ("all" if splits.divided else "test")
@@ -88,8 +102,14 @@ def judged(
     part = splits.whole() if chosen == "all" else getattr(splits, chosen)
     total = sum(facts.samples for name, facts in material.facts.items() if chosen in (name, "all"))
     fixed = {spec.shape[0] for _, specs in contestants for spec in specs[:1] if isinstance(spec.shape[0], int)}
-    batch = int(min(fixed)) if fixed else BATCH
-    material.try_out(contenders[0], part, batch, log)
+    batch = int(min(fixed)) if fixed else 1 if streaming else BATCH  # recordings are of different lengths
+    notes = list(material.notes)
+    try:
+        material.try_out(contenders[0], part, batch, log, min(batch, int(min(fixed, default=1))))
+    except Baked as error:
+        notes.append(f"{str(error).partition('. ')[0]}; one sample a call was taken")
+        batch = 1
+        material.try_out(contenders[0], part, batch, log, batch)
     scores = evaluate(
         contenders, part, material.metric, batch, own_labels=material.own_labels, fixed=bool(fixed), log=log,
         progress=lambda done: progress.count(done, total, f"{len(contenders)} models"),
@@ -117,26 +137,60 @@ def judged(
         "split": chosen,
         "samples": first.samples,
         "max_drop": allowed,
+        **({"streamed": f"a sample is a recording, states: {', '.join(streaming.states)}"} if streaming else {}),
         "models": rows,
-        "notes": list(material.notes),
+        "notes": notes,
         "log": str(log),
     }
 
 
-def contestant(place: str, inputs: tuple[TensorSpec, ...], weights: str | None, trust: bool) -> Contestant:
-    """What runs a place, and its inputs where it says them itself."""
+def line(
+    places: Sequence[str], inputs: tuple[TensorSpec, ...], weights: str | None, trust: bool, states: Sequence[str],
+    fixed: Sequence[str],
+) -> list[Contestant]:  # fmt: skip
+    """A contestant a place; where the first is a bundle with states, and none are said, the others have these too.
+
+    Raises:
+        InputError: one is not there, or has no such states; or none has an input that is to be fixed.
+    """
+    said, numbers = flags.pairs("--state", states), flags.numbers("--fix", fixed)
+    found: list[Contestant] = []
+    for place in places:
+        found.append(contestant(place, inputs, weights, trust, said, numbers))
+        if found[0][0].streaming and not said:
+            said = dict(found[0][0].streaming.states)
+    return found
+
+
+def contestant(
+    place: str, inputs: tuple[TensorSpec, ...], weights: str | None, trust: bool, states: Mapping[str, str],
+    fixed: Mapping[str, float],
+) -> Contestant:  # fmt: skip
+    """What runs a place, and its inputs where it says them itself; what it has not is not fixed."""
     path = Path(place)
     if path.is_dir() and not sources.claimed(place):
         bundle = bundles.read(path)
-        return Contender(place, "runtime.worker:open_bundle", {"path": _absolute(place)}), bundle.specs.inputs
+        streaming = check_states(bundle.states or states, bundle.specs)
+        opener = Contender(place, "runtime.worker:open_bundle", {"path": _absolute(place)}, streaming=streaming)
+        return opener, bundle.specs.inputs
     source = sources.detect(place)
     if source == "onnx":
-        model = read_onnx(path)
-        files = {"model": _absolute(place)}
-        arguments: dict[str, Any] = {"engine": "onnxruntime", "files": files, "specs": model.specs.to_json()}
-        arguments["options"] = {}
-        return Contender(place, "runtime.worker:open_engine", arguments), model.specs.inputs
-    spec = ModelSpec(source, _absolute(place), _absolute(weights) if weights else None, inputs, trust)
+        known = read_onnx(path).specs
+        held = {name: value for name, value in fixed.items() if name in {one.name for one in known.inputs}}
+        spec = ModelSpec(source, _absolute(place), states=states, fixed=held)
+        left = sources.load(spec).inputs
+        streaming = check_states(states, Specs(left, known.outputs))
+        if held:
+            return replace(spec, inputs=left).contender(place), left
+        arguments = {
+            "engine": "onnxruntime", "files": {"model": _absolute(place)}, "specs": known.to_json(), "options": {},
+        }  # fmt: skip
+        return Contender(place, "runtime.worker:open_engine", arguments, streaming=streaming), left
+    if states and not inputs:
+        raise InputError(f"{place} does not say the shapes of its states: optimize export it, and give the ONNX file.")
+    check_states(states, Specs(inputs, ()))
+    weights = _absolute(weights) if weights else None
+    spec = ModelSpec(source, _absolute(place), weights, inputs, trust, states=states)
     loaded = sources.load(spec)  # what is wrong with it is said here, not by a worker
     # an estimator's columns may be inputs of their own, as the data has them
     return spec.contender(place), inputs or (() if source == "sklearn" else loaded.inputs)
@@ -166,6 +220,8 @@ def line_up(contestants: Sequence[Contestant], inputs: tuple[TensorSpec, ...]) -
             plain = [one.to_json() for one in inputs]
             contender = replace(contender, arguments={"spec": {**spec, "inputs": plain}})
         rename = {theirs.name: mine.name for theirs, mine in zip(inputs, own, strict=False) if theirs.name != mine.name}
+        if {theirs.name for theirs in inputs} == {mine.name for mine in own}:  # in another order
+            rename = {}
         name = contender.name if contender.name not in {c.name for c in found} else f"{contender.name} ({index + 1})"
         found.append(replace(contender, name=name, rename=rename))
     return found

@@ -102,6 +102,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "format": f"bundle '{bundle.name}', {len(bundle.files)} files as they were written",
         "inputs": [str(spec) for spec in bundle.specs.inputs],
         "outputs": [str(spec) for spec in bundle.specs.outputs],
+        **({"states": dict(bundle.states)} if bundle.states else {}),
         "size_bytes": sum((path / file).stat().st_size for file in bundle.files),
         "made_with": dict(bundle.made_with),
         "engines": engines,

@@ -1,12 +1,12 @@
 """Figures into the report's parts: accuracies with their verdicts, latencies with theirs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from optimize.metrics import Metric, Rows
-from optimize.report import MOST, Accuracy, Final, Latency, RatioPart, Timing
+from optimize.report import MOST, Accuracy, Final, Latency, RatioPart, Row, Timing
 from optimize.statistics import judge, paired_drop, samples_that_tell
 from runtime.errors import InputError
 from runtime.intervals import Ratio, percentile, verdict
@@ -76,6 +76,23 @@ def latency(found: Measurement, name: str, margin: float) -> Latency:
         samples=len(trace.samples),
         raw=[calls.tolist() for calls in trace.rounds],
     )  # fmt: skip
+
+
+def timed(rows: Mapping[str, Row], found: Measurement, margin: float) -> dict[str, Row]:
+    """A measurement put into the rows of those that were in it."""
+    changed = dict(rows)
+    for name, reason in found.failed.items():
+        changed[name] = rows[name].model_copy(update={"status": "failed", "reason": reason})
+    for name, trace in found.traces.items():
+        seen = {
+            "status": "measured",
+            "latency": latency(found, name, margin),
+            "threads": trace.threads,
+            "cold_start_ms": float(np.median(trace.cold_start_ms)),
+            "peak_memory_bytes": trace.peak_memory_bytes or None,
+        }
+        changed[name] = rows[name].model_copy(update=seen)
+    return changed
 
 
 def ratio_part(found: Ratio, margin: float) -> RatioPart:

@@ -60,11 +60,17 @@ def write_bundle(
             ),
             golden=goldens.save(Path(folder, "inputs"), feeds) if feeds else {},
             pre=subject.pre,
+            states=subject.states,
             axes=subject.axes,
             made_with=report.made_with,
             report=files,
             pages=lambda entries: handout.pages(
-                path.resolve().parent.name, built[plain].model.specs, subject.axes, entries, report.made_with
+                path.resolve().parent.name,
+                built[plain].model.specs,
+                subject.axes,
+                entries,
+                report.made_with,
+                subject.states,
             ),
         )
 
@@ -76,7 +82,7 @@ def _golden_feeds(subject: Subject, plain: Built, samples: int) -> dict[str, Arr
     inputs = plain.model.specs.inputs
     first = inputs[0].shape[0] if inputs and inputs[0].shape else 1
     size = first if isinstance(first, int) else min(samples, subject.axes.get(first, {}).get("max", samples))
-    return sized_feeds(subject.splits.validate, inputs, size)
+    return sized_feeds(subject.calls.validate, inputs, size)
 
 
 def _answers(built: Built, feeds: Mapping[str, Array], folder: Path) -> Golden | None:

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
 from optimize import judge, plan, processes, recipe, reproduce, select, thumbnails
 from optimize.build import Builder, Built, Lost
 from optimize.causes import causes
@@ -154,7 +152,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
         [subject.contender, *timed], subject.feeds, rounds=SCREENING_ROUNDS, twin=False, log=log,
         seed=asked.measure.seed, progress=progress.count,
     )  # fmt: skip
-    rows = _latency(rows, screening, screening.margin)
+    rows = judge.timed(rows, screening, screening.margin)
     if not any(row.status == "measured" for name, row in rows.items() if name != ORIGINAL):
         reasons = "; ".join(f"{name}: {row.reason}" for name, row in rows.items() if name != ORIGINAL)
         raise WorkError(f"no candidate could be measured: {reasons}")
@@ -163,7 +161,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
 
     progress.stage("accuracy on test")
     rows, _ = _accuracy(run, rows, "accuracy", max_drop)
-    rows = thumbnails.in_rows(subject.splits.test, rows, chosen)
+    rows = rows if subject.states else thumbnails.in_rows(subject.splits.test, rows, chosen)
 
     progress.stage("latency of the chosen, once more")
     finalists = _finalists(run, rows, chosen)
@@ -172,7 +170,9 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
         [subject.contender, *(run.built[name].contender for name in finalists)], subject.feeds,
         budget_s=asked.measure.budget * len(finalists), log=log, seed=asked.measure.seed, progress=progress.count,
     )  # fmt: skip
-    rows = _latency(rows, screening, last.margin)  # the machine's floor is known now: the first look may claim no more
+    rows = judge.timed(
+        rows, screening, last.margin
+    )  # the machine's floor is known now: the first look may claim no more
     headline, rows = _headline(run, rows, last, chosen, Neighbours.now().since(before))
 
     progress.stage("why it is (not) faster, and where the accuracy went")
@@ -197,6 +197,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
         inputs=[str(spec) for spec in subject.inputs],
         outputs=[str(spec) for spec in next(iter(run.built.values())).model.specs.outputs],
         batch=subject.batch,
+        states=dict(subject.states),
         max_drop=max_drop,
         objective=asked.constraints.objective,
         original=rows.pop(ORIGINAL),
@@ -341,23 +342,6 @@ def _loses(row: Row, max_drop: float) -> bool:
 def _drop(row: Row) -> float:
     """On validate; infinite where there is none."""
     return float("inf") if row.validate_ is None or row.validate_.drop is None else row.validate_.drop
-
-
-def _latency(rows: Rows, found: Measurement, margin: float) -> Rows:
-    """Put a measurement into the rows of those that were in it."""
-    changed = dict(rows)
-    for name, reason in found.failed.items():
-        changed[name] = rows[name].model_copy(update={"status": "failed", "reason": reason})
-    for name, trace in found.traces.items():
-        seen = {
-            "status": "measured",
-            "latency": judge.latency(found, name, margin),
-            "threads": trace.threads,
-            "cold_start_ms": float(np.median(trace.cold_start_ms)),
-            "peak_memory_bytes": trace.peak_memory_bytes or None,
-        }
-        changed[name] = rows[name].model_copy(update=seen)
-    return changed
 
 
 def _choose(run: _Run, rows: Rows, max_drop: float, margin: float) -> dict[str, Choice]:

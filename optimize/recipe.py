@@ -66,7 +66,12 @@ class Axis(_Table):
 
 
 class Model(_Table):
-    """[model]: `path` is an .onnx file, `entry` is file.py:callable."""
+    """[model]: `path` is an .onnx file, `entry` is file.py:callable.
+
+    Attributes:
+        states: input to the output that gives what the next call takes.
+        fixed: input of an ONNX file to the number that it always gets.
+    """
 
     source: str | None = None
     path: str | None = None
@@ -76,6 +81,8 @@ class Model(_Table):
     threads: int | None = Field(default=None, ge=1)
     inputs: dict[str, Input] = Field(default_factory=dict)
     axes: dict[str, Axis] = Field(default_factory=dict)
+    states: dict[str, str] = Field(default_factory=dict)
+    fixed: dict[str, float] = Field(default_factory=dict)
 
 
 class Data(_Table):
@@ -197,6 +204,8 @@ class Recipe(_Table):
             inputs=tuple(TensorSpec(name, one.dtype, one.shape) for name, one in model.inputs.items()),
             trust=model.trust,
             threads=model.threads,
+            states=model.states,
+            fixed=model.fixed,
         )
 
     def data_place(self) -> str:
@@ -224,6 +233,11 @@ class Recipe(_Table):
                 f"the step '{unfit[0]}' changes a torch module, and {place} is a program, which cannot be changed nor "
                 "trained: give the code that builds the module (file.py:callable), or leave the step out."
             )
+        model = self.model
+        if source == "onnx" and (model.fixed or model.inputs or model.states):
+            shapes = {name: one.shape for name, one in model.inputs.items()}
+            fix = {"values": model.fixed, "shapes": shapes, "behind": tuple(model.states)}
+            return (steps.get("fix_inputs").model_validate(fix), *found)
         return found
 
     def plain(self) -> dict[str, Any]:
@@ -263,7 +277,7 @@ def from_table(table: Mapping[str, Any], folder: Path) -> Recipe:
     except ValidationError as error:
         raise InputError(_explain(error)) from error
     recipe.all_steps()
-    for name, one in recipe.model.axes.items():
+    for name, one in recipe.model.axes.items() if recipe.model_spec().source != "onnx" else ():
         known = {size for spec in recipe.model.inputs.values() for size in spec.shape if isinstance(size, str)}
         if known and name not in known:
             raise InputError(f"[model.axes] {listing.unknown('axis', name, known)} ({one})")

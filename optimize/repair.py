@@ -85,7 +85,7 @@ def repaired(
         return None
     progress.say(f"what each layer of {candidate.name} would regain")
     with tempfile.TemporaryDirectory() as folder:
-        gains = regained(before, built.body, subject.splits.calibrate, Path(folder), progress.count)
+        gains = regained(before, built.body, subject.calls.calibrate, Path(folder), progress.count)
     promising = sorted((one for one in gains if one.regained > 0), key=lambda one: -one.regained)[
         : candidate.repair.most
     ]

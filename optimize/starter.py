@@ -1,11 +1,12 @@
 """`optimize init`: a commented recipe to edit, and the recipe's JSON schema for editors."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from optimize import data as data_folder
-from optimize import sources, steps
+from optimize import flags, sources, steps
 from optimize.data import infer_inputs
 from optimize.models import read_onnx
 from optimize.recipe import Recipe
@@ -14,7 +15,10 @@ from runtime.errors import InputError
 from runtime.tensors import TensorSpec
 
 
-def write(model: str | None, data: str | None, weights: str | None, out: Path) -> str:
+def write(
+    model: str | None, data: str | None, weights: str | None, out: Path, states: Sequence[str] = (),
+    fixed: Sequence[str] = (),
+) -> str:  # fmt: skip
     """Write a recipe for a model; returns what to do next.
 
     Raises:
@@ -31,7 +35,11 @@ def write(model: str | None, data: str | None, weights: str | None, out: Path) -
     elif data:
         inputs = infer_inputs(data_folder.load(data_folder.detect(data), data).calibrate.take(1))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(_text(source, model, data, weights, inputs, out.parent), encoding="utf-8")
+    inner: dict[str, Mapping[str, object]] = {
+        "states": flags.pairs("--state", states),
+        "fixed": flags.numbers("--fix", fixed),
+    }
+    out.write_text(_text(source, model, data, weights, inputs, out.parent, inner), encoding="utf-8")
     return f"{out} is written; edit it, then: optimize run {out}"
 
 
@@ -48,8 +56,9 @@ def schema() -> str:
 
 
 def _text(
-    source: str, model: str, data: str | None, weights: str | None, inputs: tuple[TensorSpec, ...], folder: Path
-) -> str:
+    source: str, model: str, data: str | None, weights: str | None, inputs: tuple[TensorSpec, ...], folder: Path,
+    inner: Mapping[str, Mapping[str, object]],
+) -> str:  # fmt: skip
     def place(value: str) -> str:
         """Relative to the recipe, where it lies below it."""
         path = Path(value).absolute()
@@ -72,6 +81,9 @@ def _text(
     if axes:
         lines += ["", "[model.axes] # latency is measured at best; engines must hold from min to max"]
         lines += [f"{name} = {{ min = 1, best = 1, max = 16 }}" for name in axes]
+    for table, told in inner.items():
+        lines += ["", f"[model.{table}]"] if told else []
+        lines += [f"{_quoted(name)} = {json.dumps(value)}" for name, value in told.items()]
     lines += ["", "[data]"]
     key = "entry" if data and ".py:" in data else "path"
     lines.append(f"{key} = {place(data)}" if data else 'path = "data.npz" # x and y; or entry = "data.py:splits"')

@@ -1,6 +1,6 @@
 """What is optimized: the original, its data, its metric and the sizes it runs at, all checked before any work."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,18 +9,23 @@ import numpy as np
 import targets
 from optimize import calibration, metrics, preprocessing, sources
 from optimize import data as data_folder
+from optimize.baked import Baked, differs, runs
 from optimize.data import Batch, Split, Splits, resized
+from optimize.evaluate import answers
 from optimize.metrics import Metric, Rows
 from optimize.models import Axes, OnnxModel, TorchModel, read_onnx
 from optimize.progress import Progress
 from optimize.recipe import Recipe
 from optimize.report import Data, SplitFacts
+from optimize.steps import name_of
 from optimize.steps.fold_postprocessing import Step as FoldPostprocessing
+from optimize.streams import frame_labels, unrolled
 from runtime.contender import Contender, Worker
 from runtime.decoding import Decoding
 from runtime.errors import InputError, WorkError
 from runtime.pre import PreSpec
-from runtime.tensors import Array, TensorSpec
+from runtime.streaming import Streaming, check_states
+from runtime.tensors import Array, Specs, TensorSpec
 
 DAMAGED = 0.05  # the share of samples that may be left out because they cannot be read
 EVALUATE_BATCH = 32  # samples a call where the model takes so many
@@ -35,6 +40,8 @@ class Subject:
         model: what the first step takes.
         inputs: in order.
         contender: the original in a process of its own.
+        calls: the splits as steps look at them, a call a sample; of a model with states, the steps of its recordings
+            with the original's own states. Its test is never looked at.
         batch: at which latency is measured.
         evaluate_batch: at which accuracy is.
         fixed: the batch is baked into the model.
@@ -51,6 +58,7 @@ class Subject:
     inputs: tuple[TensorSpec, ...]
     contender: Contender
     splits: Splits
+    calls: Splits
     facts: Data
     metric: Metric
     axes: Axes
@@ -64,6 +72,11 @@ class Subject:
     notes: tuple[str, ...]
     pre: tuple[PreSpec, ...] = ()
     classes: int | None = None
+
+    @property
+    def states(self) -> Mapping[str, str]:
+        """Input to the output that gives what the next call takes; nothing for a model without states."""
+        return self.contender.streaming.states if self.contender.streaming else {}
 
 
 @dataclass(frozen=True)
@@ -83,22 +96,29 @@ class Material:
     notes: tuple[str, ...]
     pre: tuple[PreSpec, ...] = ()
 
-    def try_out(self, original: Contender, split: Split, batch: int, log: Path | None) -> None:
+    def try_out(self, original: Contender, split: Split, batch: int, log: Path | None, least: int) -> None:
         """Run the original on its first samples, the metric on its answers, and on each split's extreme labels.
 
         Raises:
+            Baked: it does not answer a batch as it does `least` samples, the smallest batch.
             InputError: the model does not run on the data, gives NaN, or the metric does not fit.
         """
         feeds, labels = split.take(batch)
         size = len(next(iter(feeds.values())))
         try:
             with Worker.start(original, resized(feeds, batch), log) as worker:
-                outputs = {key: value[:size] for key, value in worker.outputs.items()}
+                outputs = answers(original, worker.outputs, size, batch)
+                if least < batch and (odd := differs(worker, original, resized(feeds, batch), least)):
+                    raise Baked(odd)
         except WorkError as error:
+            if least < batch and runs(original, resized(feeds, least), log):
+                raise Baked(f"it runs with {least}, not with {batch}: {error}") from error
             raise InputError(f"the original does not run on the data: {error}") from error
         first = metrics.first(outputs)
         if not np.isfinite(first.astype(np.float64)).all():
             raise InputError("the original itself gives NaN or infinity on the data.")
+        if original.streaming and labels is not None:
+            labels = frame_labels(labels, size, len(first), split.name)
         labels = labels if self.own_labels else first
         assert labels is not None
         value = self.metric.finish(Rows.of(self.metric.update(outputs, labels)).values)
@@ -117,9 +137,11 @@ class Material:
 
 def read_data(
     place: str, source: str | None, metric: str | None, better: str | None, given: tuple[TensorSpec, ...],
-    progress: Progress, pre: Sequence[PreSpec] = (), damaged: float = DAMAGED,
+    progress: Progress, pre: Sequence[PreSpec] = (), damaged: float = DAMAGED, streaming: Streaming | None = None,
 ) -> tuple[tuple[TensorSpec, ...], Material]:  # fmt: skip
     """Load the data for a model's inputs, or infer the inputs from the data, check it all, and pick the metric.
+
+    Data of a model with states (`streaming`) are recordings, which have none.
 
     Raises:
         InputError: something is missing, does not fit, or holds NaN.
@@ -128,12 +150,14 @@ def read_data(
     read = preprocessing.read(data_folder.load(source or data_folder.detect(place), place), pre, given)
     try:
         inputs = given or data_folder.infer_inputs(read.splits.calibrate.take(1))
-        splits = data_folder.prepare(read.splits, inputs)
+        held = streaming.given if streaming else inputs
+        splits = data_folder.prepare(read.splits, held)
+        held = streaming.recorded(splits.calibrate.take(1)[0]) if streaming else inputs
         facts = {}
         read.losses.lost = 0  # from here on each sample is read once
         for split in splits:
             progress.say(f"the data: {split.name}")
-            facts[split.name] = data_folder.examine(split, inputs)
+            facts[split.name] = data_folder.examine(split, held)
     except InputError as error:
         if read.losses.reasons and not read.losses.read:
             raise InputError(
@@ -179,11 +203,13 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
     if every_target and isinstance(original.model, Path):
         _refuse_targets(original.model, recipe)
     place = recipe.data_place()
+    streaming = _streaming(recipe, original)
     inputs, material = read_data(
         place, recipe.data.source, recipe.metric(), recipe.data.better, original.inputs, progress,
-        recipe.preprocessing() or original.pre, recipe.data.damaged,
+        recipe.preprocessing() or original.pre, recipe.data.damaged, streaming,
     )  # fmt: skip
-    odd = calibration.check(material.facts) if recipe.data.check else []
+    few = 0 if streaming else calibration.FEW  # a recording has many steps
+    odd = calibration.check(material.facts, few) if recipe.data.check else []
     contender = replace(spec, inputs=inputs).contender()
     axes = _axes(recipe, inputs)
     first = inputs[0].shape[0] if inputs[0].shape else 1
@@ -193,14 +219,25 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
         limits = axes[first]
         batch = limits["max" if recipe.constraints.objective == "throughput" else "best"]
         evaluate_batch = max(limits["min"], min(limits["max"], EVALUATE_BATCH))
+        if streaming:  # recordings are of different lengths
+            evaluate_batch = limits["min"]
 
     progress.say("the original's first answers")
     for step in recipe.all_steps():
         if isinstance(step, FoldPostprocessing):
             contender = replace(contender, decoding=_decoding(step, contender, material, evaluate_batch, log))
-    material.try_out(contender, material.splits.validate, evaluate_batch, log)
+    least = evaluate_batch if isinstance(first, int) else axes[first]["min"]
+    material.try_out(contender, material.splits.validate, evaluate_batch, log, least)
     metric = material.metric
     choice, samples, told = _choice(recipe, material)
+    calls = material.splits
+    if streaming:
+        progress.say("the states of the original")
+        steps = [unrolled(contender, split, log) for split in (calls.calibrate, calls.validate)]
+        calls = Splits(steps[0], steps[1], calls.test)
+        seen = sum(1 for _ in steps[0].passes())
+        told.append(f"steps look at {seen} steps of calibrate's recordings, with the original's own states")
+    timed = calls.validate
     return Subject(
         model=read_onnx(original.model)
         if isinstance(original.model, Path)
@@ -208,6 +245,7 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
         inputs=inputs,
         contender=contender,
         splits=material.splits,
+        calls=calls,
         facts=Data(
             place=str(recipe.data.path or recipe.data.entry),
             labels=material.own_labels,
@@ -224,13 +262,36 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
         own_labels=material.own_labels,
         choice=choice,
         choice_samples=samples,
-        feeds=resized(material.splits.validate.take(batch)[0], batch),
+        feeds=resized(timed.take(batch)[0], batch, timed.axes),
         notes=(*original.notes, *material.notes, *odd, *told),
         pre=material.pre,
         classes=max(
             (int(one.labels[1]) + 1 for one in material.facts.values() if one.labels is not None), default=None
         ),
     )
+
+
+def _streaming(recipe: Recipe, original: sources.Original) -> Streaming | None:
+    """The model's states, checked; None where it has none.
+
+    Raises:
+        InputError: they cannot be, or a step is asked for that does not go with them.
+    """
+    states = recipe.model.states
+    if states and not original.inputs:
+        raise InputError("[model.states] needs [model.inputs] of the states and the others: the data has no states.")
+    outputs = read_onnx(original.model).specs.outputs if isinstance(original.model, Path) else ()
+    streaming = check_states(states, Specs(original.inputs, outputs))
+    if streaming is None:
+        return None
+    if original.inputs[0].name in states:
+        raise InputError(f"the state '{original.inputs[0].name}' is the first input; put it behind the others.")
+    apart = [spec.name for spec in original.inputs if spec.name in states and streaming.batch_axis(spec) != 0]
+    for step in recipe.all_steps():
+        if name_of(step).startswith("fold_") or (step.trains and apart):
+            why = f"samples do not lie along the first axis of '{apart[0]}'" if apart else "samples are recordings"
+            raise InputError(f"the step '{name_of(step)}' does not go with [model.states]: {why}.")
+    return streaming
 
 
 def _refuse_targets(path: Path, recipe: Recipe) -> None:

@@ -6,6 +6,7 @@ A template a kind of engine (`<engine>.md`): how to run it with the bare library
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from optimize.handout import sbom
@@ -23,7 +24,7 @@ _TYPES = {
 
 def pages(
     name: str, specs: Specs, axes: Mapping[str, Mapping[str, int]], entries: Sequence[Mapping[str, Any]],
-    made_with: Mapping[str, str],
+    made_with: Mapping[str, str], states: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:  # fmt: skip
     """Name in the bundle to text.
 
@@ -33,6 +34,7 @@ def pages(
         axes: sizes of its named axes.
         entries: its engines, as its manifest has them.
         made_with: distribution to version.
+        states: input to the output that gives what the next call takes.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -56,7 +58,9 @@ def pages(
             shown.append({**entry, "code": ""})
     version = made_with.get("edge-optimize", "")
     found = {
-        "USE.md": templates.get_template("USE.md").render(name=name, specs=specs, axes=axes, entries=shown),
+        "USE.md": templates.get_template("USE.md").render(
+            name=name, specs=specs, axes=axes, entries=shown, states=states
+        ),
         "sbom.json": sbom.text(name, entries, made_with),
     }
     for engine, target in {entry["engine"]: entry["target"] for entry in reversed(entries)}.items():

@@ -357,6 +357,7 @@ class Report(_Part):
     inputs: list[str]
     outputs: list[str]
     batch: int
+    states: dict[str, str] = Field(default_factory=dict)
     max_drop: float
     objective: Literal["latency", "size", "memory", "throughput"]
     original: Row

@@ -112,7 +112,7 @@ def text(report: Report) -> str:
         measuring=_measuring(report),
         versions=report.made_with,
         recipe=toml.text(report.recipe),
-        load="\n".join(words.load_lines(report.bundle)) if report.bundle else "",
+        load="\n".join(words.load_lines(report.bundle, bool(report.states))) if report.bundle else "",
         notes=words.notes(report),
         seconds=f"{report.seconds:.0f}",
         exit_code=report.exit_code,

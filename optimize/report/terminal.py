@@ -36,7 +36,7 @@ def show(report: Report, out: Path) -> None:
     if report.bundle:
         bundle = out / report.bundle
         console.print(f"bundle  {bundle}\nreport  {reports}\n")
-        for line in words.load_lines(str(bundle)):
+        for line in words.load_lines(str(bundle), bool(report.states)):
             console.print(Text(f"    {line}"))
     else:
         console.print(f"no bundle; report  {reports}")

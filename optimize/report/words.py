@@ -159,6 +159,11 @@ def measured_how(report: Report) -> str:
         timing = report.headline.timing
         floor = f", the original against itself ±{timing.floor:.1%}" if timing.floor is not None else ""
         text += f"; last run {timing.rounds} rounds of fresh processes, interleaved{floor}"
+    if report.states:
+        text += (
+            f". Streamed: a sample is a recording, run step by step, each model's states its own "
+            f"({', '.join(report.states)}); a latency is that of one step"
+        )
     return text + "."
 
 
@@ -207,9 +212,10 @@ def notes(report: Report) -> list[str]:
     return [*report.notes, *dict.fromkeys(said)]
 
 
-def load_lines(bundle: str) -> list[str]:
+def load_lines(bundle: str, streamed: bool = False) -> list[str]:
     """How to run a bundle in Python."""
-    return ["import runtime", f'model = runtime.load("{bundle}")', "y = model(x)"]
+    calls = ["stream = model.stream()", "y = stream(x)"] if streamed else ["y = model(x)"]
+    return ["import runtime", f'model = runtime.load("{bundle}")', *calls]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[int]:

@@ -178,3 +178,48 @@ def test_labels_that_do_not_fit_the_metric_are_an_error_of_the_input():
     x, y = scores()
     with pytest.raises(InputError, match="label 9 is outside"):
         evaluate([contender("original"), contender("good")], split(x, np.where(y == 0, 9, y)), ACCURACY, 7)
+
+
+def counts(tmp_path, body):
+    """A metric of the user's that gives what the body says."""
+    (tmp_path / "own.py").write_text(f"import numpy as np\ndef own(output, labels):\n    return {body}\n")
+    return metrics.get(f"{tmp_path / 'own.py'}:own", "higher")
+
+
+BOXES = "np.ones((len(x), calls % 3, 6), np.float32) * x[:, :1, None]"  # none, one or two boxes a picture, by the call
+
+
+@pytest.mark.parametrize("other", [BOXES, BOXES.replace("calls % 3", "2"), BOXES.replace("calls % 3", "0")])
+def test_outputs_whose_size_varies_are_evaluated(tmp_path, other):
+    x, y = scores()
+    metric = counts(tmp_path, "np.full(len(labels), float(output.shape[1]))")
+    found = evaluate([contender("original", BOXES), contender("other", other)], split(x, y), metric, 5)
+    assert not found.failed and not found.wrong
+    assert found.statistics["original"].values[:, 0].tolist() == np.repeat([1.0, 2, 0, 1, 2], 5).tolist()
+    assert len(found.statistics["other"]) == 25
+
+
+def test_boxes_of_one_picture_without_a_batch_axis_are_left_whole(tmp_path):
+    x, y = scores(6)
+    metric = counts(tmp_path, "np.array([float(len(output))])")
+    body = "np.ones((calls, 6), np.float32)"
+    found = evaluate([contender("original", body, size=1)], split(x, y), metric, 1, fixed=True)
+    assert found.statistics["original"].values[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_metric_of_all_samples_at_once_says_that_it_needs_one_size(tmp_path):
+    metric = counts(tmp_path, "float(output.mean())")
+    with pytest.raises(InputError, match=r"one number for all samples, and 'output' is \(5, 2, 6\) after \(5, 1, 6\)"):
+        evaluate([contender("original", BOXES)], split(*scores()), metric, 5)
+
+
+def test_samples_of_several_lengths_are_evaluated_in_their_order():
+    random = np.random.default_rng(0)
+    lengths = [3, 3, 5, 5, 5, 4, 3]
+    parts = [(random.standard_normal((2, n)).astype(np.float32), random.integers(0, 3, 2)) for n in lengths]
+    data = Split("test", lambda: [({"x": x}, y) for x, y in parts])
+    assert [len(y) for _, y in data.batches(4)] == [4, 4, 2, 2, 2]
+    found = evaluate([contender("original"), contender("turned", "-x")], data, ACCURACY, 4)
+    wanted = np.concatenate([x.argmax(1) == y for x, y in parts])
+    np.testing.assert_array_equal(found.statistics["original"].values[:, 0], wanted)
+    assert len(found.statistics["turned"]) == 14

@@ -6,6 +6,7 @@ import pytest
 from optimize.progress import Progress
 from optimize.recipe import from_table
 from optimize.subject import FEW, prepare
+from runtime.errors import InputError
 
 DATA = """
 import numpy as np
@@ -68,3 +69,61 @@ def test_samples_that_a_step_trained_on_choose_nothing(tmp_path):
 def test_a_validate_that_is_large_enough_chooses_alone(tmp_path):
     subject = prepared(tmp_path, [{"use": "quantize_static"}], validate=FEW)
     assert subject.choice is subject.splits.validate and subject.choice_samples == FEW
+
+
+def onnx_file(path, nodes, constants=()):
+    """A file `x` (batch, 4) -> `y`, whose axis is open in name at least."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in dict(constants).items()]
+    graph = helper.make_graph(
+        [helper.make_node(*node, **more) for node, more in nodes], "g", ends[:1], ends[1:], weights
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+BAKED = {
+    "fails": ([(("Reshape", ["x", "shape"], ["r"]), {}), (("Exp", ["r"], ["y"]), {})], {"shape": np.array([1, 4])}),
+    "one row": (
+        [(("Reshape", ["x", "shape"], ["r"]), {}), (("Slice", ["r", "from", "to", "axis"], ["y"]), {})],
+        {"shape": np.array([1, -1]), "from": np.array([0]), "to": np.array([4]), "axis": np.array([1])},
+    ),
+    "neighbours": (
+        [(("ReduceMean", ["x", "axes"], ["m"]), {}), (("Sub", ["x", "m"], ["y"]), {})], {"axes": np.array([0])},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("fails", r"batch is fixed inside: it runs with 1, not with 16: .*\[model.inputs.NAME\] shape = \[1, ...\]"),
+        ("one row", r"batch is fixed inside: 'y' has 1 rows for 16 samples"),
+        ("neighbours", r"batch is fixed inside: a sample's 'y' differs by .* in a batch of 16"),
+    ],
+)
+def test_a_batch_that_is_open_in_name_only_is_found_before_any_work_and_can_be_fixed(tmp_path, kind, said):
+    onnx_file(tmp_path / "model.onnx", *BAKED[kind])
+    x = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=x)
+    table = {"model": {"path": "model.onnx"}, "data": {"path": "data.npz"}, "targets": {"onnxruntime": {}}}
+    with pytest.raises(InputError, match=said):
+        prepare(from_table(table, tmp_path), Progress(1, silent=True), None)
+    table["model"]["inputs"] = {"x": {"shape": [1, 4]}}
+    subject = prepare(from_table(table, tmp_path), Progress(1, silent=True), None)
+    assert subject.fixed and subject.batch == 1 and subject.inputs[0].shape == (1, 4)
+
+
+def test_a_comparison_goes_a_sample_a_call_where_the_batch_is_open_in_name_only(tmp_path):
+    from optimize.foreign import evaluate_all
+
+    place = onnx_file(tmp_path / "model.onnx", *BAKED["fails"])
+    x = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=np.exp(x))
+    found = evaluate_all([str(place)] * 2, str(tmp_path / "data.npz"), "mse", None, None, "1pp", None, False)
+    assert any("its batch is fixed inside" in note and "one sample a call" in note for note in found["notes"])
+    first, second = found["models"].values()
+    assert first["mse"] < 1e-10 and second["drop"] == 0
