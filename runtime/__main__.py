@@ -44,8 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         if name in ("run", "bench"):
             command.add_argument(
                 "--input",
-                help=".npz, an array for each input by name (of a model with states, without these: recordings, (samples, "
-                "steps, ...)); or a picture, a recording, a file of text",
+                help=".npz, an array for each input by name (of a model with states, without these: recordings, "
+                "(samples, steps, ...)); or a picture, a recording, a file of text",
             )
             command.add_argument("--text", nargs="+", help="a text, or the two of a pair, where the bundle takes text")
         if name == "run":

@@ -121,3 +121,23 @@ def keywords():
     x, y = script("mlperftiny_kws_dscnn").data()
     parts = {"calibrate": slice(200), "validate": slice(200, 400), "test": slice(400, None)}
     return {name: (x[part].astype("float32"), y[part].astype("int64")) for name, part in parts.items()}
+
+
+FRAMES = 75  # a piece, 2.4 s
+
+
+def vad():
+    """The test recording of Silero's VAD in pieces of 75 frames (pieces, 75, 576), no labels: 10, 7 and 8 of them."""
+    module = script("silero_vad")
+    frames = module.frames(module.audio())
+    pieces = frames[: len(frames) // FRAMES * FRAMES].reshape(-1, FRAMES, frames.shape[1])
+    order = np.random.default_rng(0).permutation(len(pieces))
+    parts = {"calibrate": order[:10], "validate": order[10:17], "test": order[17:]}
+    return {name: {"input": pieces[rows]} for name, rows in parts.items()}
+
+
+def vad_whole():
+    """The recording as it is, (1, 1875, 576), for `optimize eval`."""
+    module = script("silero_vad")
+    whole = {"input": module.frames(module.audio())[None]}
+    return dict.fromkeys(("calibrate", "validate", "test"), whole)
