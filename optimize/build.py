@@ -313,18 +313,20 @@ class Builder:
         ratio = None
         if not step.exact and isinstance(model, OnnxModel) and isinstance(result, OnnxModel):
             ratio = self._signal_to_noise(model, result)
-            if ratio < COLLAPSED_DB:
+            if ratio is not None and ratio < COLLAPSED_DB:
                 context.notes.append(f"{steps.name_of(step)}: little of the signal is left ({ratio:.1f} dB)")
         done = {"use": steps.name_of(step), "seconds": time.monotonic() - begun, "signal_to_noise_db": ratio}
         return result, Made.model_validate({**done, **measures(result, self._axes), "notes": context.notes})
 
-    def _signal_to_noise(self, before: OnnxModel, after: OnnxModel) -> float:
+    def _signal_to_noise(self, before: OnnxModel, after: OnnxModel) -> float | None:
+        """In dB; None where an output has another size, another number of boxes say."""
         feeds = self._feeds(before)
         got, wanted = judge(after).run(feeds), judge(before).run(feeds)
         for name, value in got.items():
             if not np.isfinite(value).all() and np.isfinite(wanted[name]).all():
                 raise StepError(f"its result gives NaN or infinity in the output '{name}' on calibration data")
-        return min(signal_to_noise(got, wanted), EXACT_DB)
+        alike = all(got[name].shape == value.shape for name, value in wanted.items())
+        return min(signal_to_noise(got, wanted), EXACT_DB) if alike else None
 
     def _feeds(self, model: OnnxModel) -> dict[str, Array]:
         return sized_feeds(self._splits.calibrate, model.specs.inputs, batch_of(model, self._axes, SAMPLES))
@@ -389,4 +391,7 @@ def _disagrees(
     values = got.get(name, np.empty(0))
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         return Lost("wrong", f"its output '{name}' has NaN or infinity where its ONNX file has none")
+    if name in got and values.shape != wanted[name].shape:
+        own = list(wanted[name].shape)
+        return Lost("wrong", f"its output '{name}' is {list(values.shape)}, its own ONNX file's is {own}")
     return Lost("wrong", f"its output '{name}' differs from its own ONNX file by {error:.2g} (allowed {tolerance:.2g})")

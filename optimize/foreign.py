@@ -154,6 +154,10 @@ def line(
         InputError: one is not there, or has no such states; or none has an input that is to be fixed.
     """
     said, numbers = flags.pairs("--state", states), flags.numbers("--fix", fixed)
+    if numbers:
+        held = {one.name for place in places if place.endswith(".onnx") for one in read_onnx(Path(place)).specs.inputs}
+        if odd := sorted(numbers.keys() - held):
+            raise InputError(unknown("input to fix", odd[0], held))
     found: list[Contestant] = []
     for place in places:
         found.append(contestant(place, inputs, weights, trust, said, numbers))

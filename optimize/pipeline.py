@@ -170,9 +170,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
         [subject.contender, *(run.built[name].contender for name in finalists)], subject.feeds,
         budget_s=asked.measure.budget * len(finalists), log=log, seed=asked.measure.seed, progress=progress.count,
     )  # fmt: skip
-    rows = judge.timed(
-        rows, screening, last.margin
-    )  # the machine's floor is known now: the first look may claim no more
+    rows = judge.timed(rows, screening, last.margin)  # the machine's floor is known now: a first look claims no more
     headline, rows = _headline(run, rows, last, chosen, Neighbours.now().since(before))
 
     progress.stage("why it is (not) faster, and where the accuracy went")

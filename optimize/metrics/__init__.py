@@ -41,7 +41,13 @@ class Rows:
         return cls(np.concatenate([p.values for p in parts]), np.concatenate([p.counts for p in parts]))
 
     def of_samples(self, count: int) -> "Rows":
-        """The same rows, owned by so many samples of equally many: the frames of recordings by the recordings."""
+        """The same rows, owned by so many samples of equally many: the frames of recordings by the recordings.
+
+        Raises:
+            InputError: that does not come out even.
+        """
+        if len(self.counts) % count:
+            raise InputError(f"the model answers {count} samples with {len(self.counts)} rows, which is none a sample.")
         return Rows(self.values, self.counts.reshape(count, -1).sum(1))
 
     def __len__(self) -> int:

@@ -199,3 +199,18 @@ def test_of_many_steps_some_at_equal_distances_are_kept(subject):
 def test_bad_input_is_refused_before_any_work(folder, tmp_path, changes, said):
     with pytest.raises(InputError, match=said):
         prepare(recipe.load(folder / "recipe.toml", changes), Progress(1, silent=True), tmp_path / "log")
+
+
+def test_a_number_for_an_input_that_no_file_has_is_refused(report, folder):
+    place = str(folder / "out" / "bundle" / "fallback" / "model.onnx")
+    data = f"{folder / 'data.py'}:splits"
+    for states, fixed, said in (
+        ([], ["rate=1"], r"unknown input to fix 'rate'"),
+        ([], ["rate=fast"], r"--fix takes NAME=NUMBER"),
+        (["h"], [], r"--state takes NAME=WORD, each name once; got 'h'"),
+        (["h=hn", "h=y"], [], r"each name once; got 'h=y'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            evaluate_all([place], data, None, None, None, "1pp", None, False, states, fixed)
+    with pytest.raises(InputError, match=r"does not say the shapes of its states: optimize export it"):
+        evaluate_all([f"{folder / 'model.py'}:build"], data, None, None, None, "1pp", None, False, ["h=hn"])
