@@ -116,6 +116,7 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 def _bench(options: argparse.Namespace) -> dict[str, Any]:
     bundle = bundles.read(options.bundle, options.model, options.verify_key)
     feeds, source = _feeds(bundle, options)
+    check_feeds(bundle.specs.inputs, feeds)
     usable = [name for name, row in _check(options)["engines"].items() if row["runs_here"]]
     base = next((name for name in usable if name.startswith("fallback")), usable[0])
     names = [base, *(name for name in usable if not name.startswith("fallback"))]
@@ -182,7 +183,6 @@ def _feeds(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Array
             spec.name: random.standard_normal(spec.sized(sizes)).astype(spec.dtype) for spec in bundle.specs.inputs
         }
         return made_up, "random numbers, since no --input was given"
-    check_feeds(bundle.specs.inputs, feeds)
     return feeds, path or "--text"
 
 
