@@ -50,7 +50,14 @@ def _ports(model: OnnxModel) -> list[tuple[str, str]]:
 
 
 def _as_declared(slim: Any, given: Any) -> None:
-    """Outputs with the axes that the file declares; where it declares none, with those that onnxslim worked out."""
+    """With the axes that the file declares: no names for inputs' that have none, and outputs' as far as it says them.
+
+    Where it does not declare an output's, they are those that onnxslim worked out.
+    """
+    for value, before in zip(slim.graph.input, given.graph.input, strict=False):
+        for dim, old in zip(value.type.tensor_type.shape.dim, before.type.tensor_type.shape.dim, strict=False):
+            if not old.dim_value and not old.dim_param:
+                dim.ClearField("dim_param")
     declared = {value.name: value for value in given.graph.output}
     for value in slim.graph.output:
         before = declared.get(value.name)

@@ -96,7 +96,9 @@ def _raised(path: Path) -> Any:
     least = max((SINCE.get(node.op_type, 0) for node in proto.graph.node), default=0)
     if opset >= least:
         return str(path)
-    return version_converter.convert_version(onnx.load(path), least)
+    whole = onnx.load(path)
+    whole.ir_version = max(whole.ir_version, 4)  # before it, a weight had to be an input too
+    return version_converter.convert_version(whole, least)
 
 
 def _dtype(value: Any) -> str | None:

@@ -56,6 +56,15 @@ def test_outputs_have_the_axes_that_the_file_declares_or_those_worked_out(clumsy
     assert found.specs.outputs == (TensorSpec("y", "float32", said),)
 
 
+def test_an_axis_of_an_input_stays_without_a_name(clumsy, context):
+    proto = onnx.load(clumsy.path)
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4]))
+    onnx.save(proto, clumsy.path)
+    given = read_onnx(clumsy.path)
+    found = Step()(given, context)
+    assert context.notes == [] and found.specs.inputs == given.specs.inputs
+
+
 def changed_weights(proto):
     for tensor in proto.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 1.1, tensor.name))

@@ -15,7 +15,10 @@ def session(folder, nodes, kind, weights, opset):
     ports = [helper.make_tensor_value_info("x", kind, ["n", 3]), helper.make_tensor_value_info("y", FLOAT, ["n", 3])]
     tensors = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], tensors)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), folder / "m.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9 if opset > 9 else 3),
+        folder / "m.onnx",
+    )
     dtype = "str" if kind == STRING else "float32"
     specs = Specs((TensorSpec("x", dtype, ("n", 3)),), (TensorSpec("y", "float32", ("n", 3)),))
     return engines.get("reference").open({"model": folder / "m.onnx"}, specs, host.facts(), {})
