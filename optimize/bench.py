@@ -64,17 +64,19 @@ def bench_all(
     log = Path(tempfile.mkdtemp(prefix="optimize-")) / "log.txt"
     given = shapes(shape)
     contestants = line(places, given, weights, trust, states, fixed)
-    streaming = contestants[0][0].streaming
-    inputs = next((specs for _, specs in contestants if specs), given)
+    streaming = contestants[0].contender.streaming
+    inputs = next((one.inputs for one in contestants if one.inputs), given)
     progress = Progress(1)
     progress.stage("latency")
     if data:
-        inputs, material = read_data(data, None, None, None, inputs, progress, streaming=streaming)
+        inputs, material = read_data(
+            data, None, None, None, inputs, progress, contestants[0].pre, streaming=streaming
+        )
         baked = inputs[0].shape[0]
         batch = baked if isinstance(baked, int) else batch
         split = material.splits.validate
         if streaming:
-            split = unrolled(contestants[0][0], split, log)
+            split = unrolled(contestants[0].contender, split, log)
         feeds = resized(split.take(batch)[0], batch, split.axes)
     elif inputs:
         baked = inputs[0].shape[0] if inputs[0].shape else 1

@@ -348,7 +348,8 @@ def _origin(model: TorchModel | OnnxModel) -> str:
         flat = value.detach().cpu().contiguous().flatten()
         weights.update(flat.view(torch.uint8).numpy().data)  # bytes, since numpy has no bfloat16
     code = [*user_files(), *([model.file] if model.file else [])]
-    return address(weights=weights.hexdigest(), code=[sha256(path) for path in code])
+    kind = model.module.extra_repr() if isinstance(model.module, torch.nn.Module) else ""  # what weights do not tell
+    return address(weights=weights.hexdigest(), kind=kind, code=[sha256(path) for path in code])
 
 
 def _code(step: Settings) -> list[str]:

@@ -171,7 +171,7 @@ def explain(place: str, data: str | None, batch: int) -> dict[str, Any]:
     fixed = inputs[0].shape[0] if inputs[0].shape else 1
     batch = fixed if isinstance(fixed, int) else batch
     if data:
-        _, material = read_data(data, None, None, None, inputs, progress)
+        _, material = read_data(data, None, None, None, inputs, progress, bundle.pre_here())
         feeds = material.splits.validate.take(batch)[0]
     else:
         feeds = random_feeds(inputs, batch)

@@ -15,7 +15,7 @@ from optimize.folder import LOG, chatter_to
 from optimize.models import TorchModel, write_onnx
 from optimize.progress import Progress
 from optimize.recipe import Recipe
-from optimize.sources import ModelSpec
+from optimize.sources import ModelSpec, Original
 from optimize.steps import Context
 from optimize.subject import read_data
 from runtime.engines import onnx_files
@@ -136,12 +136,13 @@ def export(
     from optimize.steps.export import Step
 
     source = sources.detect(model)
-    if source != "torch":
+    if sources.gives(source) is not TorchModel:
         raise InputError(
-            f"{model} is a model of the source '{source}'; export takes file.py:callable, or a program of torch's."
+            f"{model} is a model of the source '{source}'; export takes file.py:callable, a program of torch's, or a "
+            "folder of transformers."
         )
     loaded = sources.load(ModelSpec(source, model, weights, shapes(shape), trust))
-    split, inputs = _calibration(data, loaded.inputs)
+    split, inputs = _calibration(data, loaded)
     axes = {size: dict(AXIS) for spec in inputs for size in spec.shape if isinstance(size, str)}
     with tempfile.TemporaryDirectory() as folder, chatter_to(Path(folder) / LOG):
         context = Context(split, axes, Scheme(ops=()), Path(folder))
@@ -162,14 +163,15 @@ def _key(place: str) -> str:
     return "entry" if ".py:" in place else "path"
 
 
-def _calibration(data: str | None, inputs: tuple[TensorSpec, ...]) -> tuple[Split, tuple[TensorSpec, ...]]:
+def _calibration(data: str | None, loaded: Original) -> tuple[Split, tuple[TensorSpec, ...]]:
     """Real samples where there are any, and the inputs, which may follow from them."""
+    inputs = loaded.inputs
     if data is None:
         if not inputs:
             raise InputError("which inputs? Give --shape batch,3,32,32, or --data to tell them from.")
         feeds = random_feeds(inputs, AXIS["max"])
         return from_arrays(dict.fromkeys(NAMES, feeds), "random numbers").calibrate, inputs
-    inputs, material = read_data(data, None, None, None, inputs, Progress(1, silent=True))
+    inputs, material = read_data(data, None, None, None, inputs, Progress(1, silent=True), loaded.pre)
     return material.splits.calibrate, inputs
 
 

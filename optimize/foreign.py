@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from optimize import flags, judge, sources
 from optimize.baked import Baked
@@ -21,12 +21,20 @@ from runtime import loading
 from runtime.contender import Contender
 from runtime.errors import InputError
 from runtime.listing import unknown
+from runtime.pre import PreSpec
 from runtime.streaming import check_states
 from runtime.tensors import Specs, TensorSpec
 
 BATCH = 16  # samples a call of `eval`, where the batch is dynamic
 
-Contestant = tuple[Contender, tuple[TensorSpec, ...]]
+
+class Contestant(NamedTuple):
+    """What runs a place, its inputs where it says them itself, what makes these of raw samples, its classes' names."""
+
+    contender: Contender
+    inputs: tuple[TensorSpec, ...]
+    pre: tuple[PreSpec, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 def evaluate_all(
@@ -63,15 +71,11 @@ def recheck(
         asked = json.read(Path(place) / "report").recipe
     plain = next(entry for entry in loading.considered(bundle) if entry not in bundle.engines)
     names = [plain.name, *(entry.name for entry in bundle.engines)]
-    found: list[Contestant] = [
-        (
-            Contender(
-                name,
-                "runtime.worker:open_bundle",
-                {"path": _absolute(place), "engine": name},
-                streaming=check_states(bundle.states, bundle.specs),
-            ),
-            inputs,
+    opener, arguments = "runtime.worker:open_bundle", {"path": _absolute(place)}
+    streaming = check_states(bundle.states, bundle.specs)
+    found = [
+        Contestant(
+            Contender(name, opener, {**arguments, "engine": name}, streaming=streaming), inputs, bundle.pre_here()
         )
         for name in names
     ]
@@ -92,8 +96,12 @@ def judged(
     log = Path(tempfile.mkdtemp(prefix="optimize-")) / "log.txt"
     progress = Progress(1)
     progress.stage("accuracy")
-    streaming = contestants[0][0].streaming
-    inputs, material = read_data(data, None, metric, better, contestants[0][1], progress, streaming=streaming)
+    original = contestants[0]
+    streaming = original.contender.streaming
+    inputs, material = read_data(
+        data, None, metric, better, original.inputs, progress, original.pre, streaming=streaming,
+        classes=original.classes,
+    )  # fmt: skip
     contenders = line_up(contestants, inputs)
     splits = material.splits
     chosen = split or ("all" if splits.divided else "test")
@@ -101,15 +109,15 @@ def judged(
         raise InputError(unknown("split", chosen, (*NAMES, "all")))
     part = splits.whole() if chosen == "all" else getattr(splits, chosen)
     total = sum(facts.samples for name, facts in material.facts.items() if chosen in (name, "all"))
-    fixed = {spec.shape[0] for _, specs in contestants for spec in specs[:1] if isinstance(spec.shape[0], int)}
+    fixed = {spec.shape[0] for one in contestants for spec in one.inputs[:1] if isinstance(spec.shape[0], int)}
     batch = int(min(fixed)) if fixed else 1 if streaming else BATCH  # recordings are of different lengths
     notes = list(material.notes)
     try:
-        material.try_out(contenders[0], part, batch, log, min(batch, int(min(fixed, default=1))))
+        notes += material.try_out(contenders[0], inputs, part, batch, log, min(batch, int(min(fixed, default=1))))
     except Baked as error:
         notes.append(f"{str(error).partition('. ')[0]}; one sample a call was taken")
         batch = 1
-        material.try_out(contenders[0], part, batch, log, batch)
+        notes += material.try_out(contenders[0], inputs, part, batch, log, batch)
     scores = evaluate(
         contenders, part, material.metric, batch, own_labels=material.own_labels, fixed=bool(fixed), log=log,
         progress=lambda done: progress.count(done, total, f"{len(contenders)} models"),
@@ -176,7 +184,7 @@ def contestant(
         bundle = bundles.read(path)
         streaming = check_states(bundle.states or states, bundle.specs)
         opener = Contender(place, "runtime.worker:open_bundle", {"path": _absolute(place)}, streaming=streaming)
-        return opener, bundle.specs.inputs
+        return Contestant(opener, bundle.specs.inputs, bundle.pre_here())
     source = sources.detect(place)
     if source == "onnx":
         known = read_onnx(path).specs
@@ -185,11 +193,11 @@ def contestant(
         left = sources.load(spec).inputs
         streaming = check_states(states, Specs(left, known.outputs))
         if held:
-            return replace(spec, inputs=left).contender(place), left
+            return Contestant(replace(spec, inputs=left).contender(place), left)
         arguments = {
             "engine": "onnxruntime", "files": {"model": _absolute(place)}, "specs": known.to_json(), "options": {},
         }  # fmt: skip
-        return Contender(place, "runtime.worker:open_engine", arguments, streaming=streaming), left
+        return Contestant(Contender(place, "runtime.worker:open_engine", arguments, streaming=streaming), left)
     if states and not inputs:
         raise InputError(f"{place} does not say the shapes of its states: optimize export it, and give the ONNX file.")
     check_states(states, Specs(inputs, ()))
@@ -197,7 +205,8 @@ def contestant(
     spec = ModelSpec(source, _absolute(place), weights, inputs, trust, states=states)
     loaded = sources.load(spec)  # what is wrong with it is said here, not by a worker
     # an estimator's columns may be inputs of their own, as the data has them
-    return spec.contender(place), inputs or (() if source == "sklearn" else loaded.inputs)
+    taken = inputs or (() if source == "sklearn" else loaded.inputs)
+    return Contestant(spec.contender(place), taken, loaded.pre, loaded.classes)
 
 
 def threaded(contender: Contender, threads: int) -> Contender:
@@ -216,7 +225,7 @@ def line_up(contestants: Sequence[Contestant], inputs: tuple[TensorSpec, ...]) -
         InputError: one takes another number of inputs.
     """
     found: list[Contender] = []
-    for index, (contender, own) in enumerate(contestants):
+    for index, (contender, own, *_) in enumerate(contestants):
         if own and len(own) != len(inputs):
             raise InputError(f"{contender.name} takes {len(own)} inputs, the first takes {len(inputs)}.")
         if not own:  # a torch model takes what the data has

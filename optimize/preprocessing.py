@@ -3,21 +3,20 @@
 It is what a device does too (`runtime.pre`). A sample that cannot be read is left out, counted and named.
 """
 
-import contextlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from optimize import padding
 from optimize.data import Batch, Splits
+from optimize.models import Axes
 from runtime import pre
 from runtime.errors import InputError
 from runtime.pre import Preprocessing, PreSpec
 from runtime.tensors import Array, TensorSpec
 
 NAMED = 5  # damaged samples, in a message
-TIMED = 64  # samples
 
 
 @dataclass
@@ -54,32 +53,29 @@ class Read:
     Attributes:
         specs: the preprocessing that made them, with the columns that it reads; none where they lay there.
         boxes: the labels are.
+        axes: the limits of axes along which samples are padded.
+        notes: what a reader of the report should know.
     """
 
     splits: Splits
     specs: tuple[PreSpec, ...]
     losses: Losses
     boxes: bool = False
+    axes: Axes = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
-    def pace(self, inputs: Sequence[TensorSpec]) -> list[str]:
-        """What a sample's preprocessing takes on this machine, for the report; nothing where there is none."""
-        if not self.specs:
-            return []
-        made = Preprocessing(self.specs, inputs)
-        stored, _ = replace(self.splits.validate, convert=lambda batch: batch).take(TIMED)
-        taken = []
-        for raw in pre.rows({name: list(stored[name]) for name in made.columns}):
-            begun = time.perf_counter_ns()
-            with contextlib.suppress(InputError):  # one that is left out
-                made.batch([made.sample(raw)])
-                taken.append(time.perf_counter_ns() - begun)
-        if not taken:
-            return []
-        kinds = " and ".join(spec.kind for spec in self.specs)
-        return [
-            f"a call with raw samples ({kinds}) takes {np.median(taken) / 1e6:.2g} ms of preprocessing on top here "
-            f"(median of {len(taken)}); every engine's time and ratio is without it"
-        ]
+
+def merged(asked: Sequence[PreSpec], known: Sequence[PreSpec]) -> tuple[PreSpec, ...]:
+    """What a recipe asks for, over what the model's source knows of the same kind."""
+    own = {spec.kind: spec for spec in known}
+    found = [
+        replace(
+            spec, columns=spec.columns or one.columns, settings={**one.settings, **spec.settings},
+            files={**one.files, **spec.files},
+        ) if (one := own.pop(spec.kind, None)) else spec
+        for spec in asked
+    ]  # fmt: skip
+    return (*found, *own.values())
 
 
 def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec]) -> Read:
@@ -98,6 +94,9 @@ def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec])
     specs = tuple(_placed(asked, stored, inputs) if asked else _told(stored, inputs))
     if not specs:
         return Read(splits, (), losses)
+    fits = [padding.fitted(spec, splits.calibrate, inputs) for spec in specs]
+    specs = tuple(spec for spec, _, _ in fits)
+    axes = {name: limits for _, sizes, _ in fits for name, limits in sizes.items()}
     made = Preprocessing(specs, inputs)
 
     def convert(batch: Batch) -> Batch:
@@ -123,7 +122,8 @@ def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec])
         return {**made.batch(samples), **others}, None if labels is None else labels[kept]
 
     boxes = known is not None and known.dtype == object and isinstance(known[0], np.ndarray)
-    return Read(splits.converted(convert), specs, losses, boxes)
+    said = tuple(note for _, _, notes in fits for note in notes)
+    return Read(splits.converted(convert), specs, losses, boxes, axes, said)
 
 
 def _told(stored: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> list[PreSpec]:

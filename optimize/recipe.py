@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 import targets as target_folder
 from optimize import sources, steps
-from optimize.models import OnnxModel, TorchModel
+from optimize.models import TorchModel
 from optimize.sources import ModelSpec
 from optimize.sources._exported import is_program
 from optimize.steps import Settings
@@ -196,10 +196,11 @@ class Recipe(_Table):
     def model_spec(self) -> ModelSpec:
         """The model in plain values."""
         model = self.model
-        place = self._resolve(_place("model", model))
+        given = _place("model", model)
+        source = model.source or sources.detect(self._resolve(given))
         return ModelSpec(
-            source=model.source or sources.detect(place),
-            place=place,
+            source=source,
+            place=sources.resolved(source, given, self._resolve),
             weights=self._resolve(model.weights) if model.weights else None,
             inputs=tuple(TensorSpec(name, one.dtype, one.shape) for name, one in model.inputs.items()),
             trust=model.trust,
@@ -226,7 +227,7 @@ class Recipe(_Table):
         place = self._resolve(_place("model", self.model))
         source = self.model.source or sources.detect(place)
         listed = [step.resolved(self._resolve) for step in self.steps]
-        found = steps.complete(listed, TorchModel if source == "torch" else OnnxModel)
+        found = steps.complete(listed, sources.gives(source))
         fixed = source == "torch" and is_program(place)
         if unfit := [steps.name_of(step) for step in found if fixed and steps.gives(step) is TorchModel]:
             raise InputError(

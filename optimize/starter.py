@@ -32,7 +32,7 @@ def write(
     inputs: tuple[TensorSpec, ...] = ()
     if source == "onnx":
         inputs = read_onnx(Path(model)).specs.inputs
-    elif data:
+    elif data and not Path(model).is_dir():  # a folder says itself what it takes
         inputs = infer_inputs(data_folder.load(data_folder.detect(data), data).calibrate.take(1))
     out.parent.mkdir(parents=True, exist_ok=True)
     inner: dict[str, Mapping[str, object]] = {

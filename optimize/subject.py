@@ -1,15 +1,16 @@
 """What is optimized: the original, its data, its metric and the sizes it runs at, all checked before any work."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 import targets
-from optimize import calibration, metrics, preprocessing, sources
+from optimize import calibration, metrics, padding, preprocessing, sources
 from optimize import data as data_folder
 from optimize.baked import Baked, differs, runs
+from optimize.classes import aligned
 from optimize.data import Batch, Split, Splits, resized
 from optimize.evaluate import answers
 from optimize.metrics import Metric, Rows
@@ -95,9 +96,15 @@ class Material:
     own_labels: bool
     notes: tuple[str, ...]
     pre: tuple[PreSpec, ...] = ()
+    axes: Axes = field(default_factory=dict)
 
-    def try_out(self, original: Contender, split: Split, batch: int, log: Path | None, least: int) -> None:
+    def try_out(
+        self, original: Contender, inputs: Sequence[TensorSpec], split: Split, batch: int, log: Path | None, least: int
+    ) -> list[str]:
         """Run the original on its first samples, the metric on its answers, and on each split's extreme labels.
+
+        Returns:
+            What a reader of the report should know: where padding changes its answers.
 
         Raises:
             Baked: it does not answer a batch as it does `least` samples, the smallest batch.
@@ -110,6 +117,8 @@ class Material:
                 outputs = answers(original, worker.outputs, size, batch)
                 if least < batch and (odd := differs(worker, original, resized(feeds, batch), least)):
                     raise Baked(odd)
+                single = not (inputs and inputs[0].shape and isinstance(inputs[0].shape[0], int))
+                notes = padding.check(worker, self.pre, split, inputs) if single else []
         except WorkError as error:
             if least < batch and runs(original, resized(feeds, least), log):
                 raise Baked(f"it runs with {least}, not with {batch}: {error}") from error
@@ -125,7 +134,7 @@ class Material:
         if np.isinf(value):  # NaN may only mean that so few samples have none; on all of them it is refused
             raise InputError(f"the metric '{self.metric.name}' gives {value} on the original's first answers.")
         if not self.own_labels or labels.ndim != 1 or ":" in self.metric.name:
-            return
+            return notes
         for name, facts in self.facts.items():
             if facts.labels is not None:
                 twice = {key: np.repeat(one[:1], 2, axis=0) for key, one in outputs.items()}
@@ -133,11 +142,13 @@ class Material:
                     self.metric.update(twice, facts.labels)
                 except InputError as error:
                     raise InputError(f"the split '{name}': {error}") from error
+        return notes
 
 
 def read_data(
     place: str, source: str | None, metric: str | None, better: str | None, given: tuple[TensorSpec, ...],
     progress: Progress, pre: Sequence[PreSpec] = (), damaged: float = DAMAGED, streaming: Streaming | None = None,
+    classes: Sequence[str] = (),
 ) -> tuple[tuple[TensorSpec, ...], Material]:  # fmt: skip
     """Load the data for a model's inputs, or infer the inputs from the data, check it all, and pick the metric.
 
@@ -147,7 +158,8 @@ def read_data(
         InputError: something is missing, does not fit, or holds NaN.
     """
     progress.say("the data")
-    read = preprocessing.read(data_folder.load(source or data_folder.detect(place), place), pre, given)
+    loaded = aligned(data_folder.load(source or data_folder.detect(place), place), classes)
+    read = preprocessing.read(loaded, pre, given)
     try:
         inputs = given or data_folder.infer_inputs(read.splits.calibrate.take(1))
         held = streaming.given if streaming else inputs
@@ -164,17 +176,18 @@ def read_data(
                 f"no sample of {place} can be read; the first: {next(iter(read.losses.reasons))}"
             ) from error
         raise
-    lost = read.losses.check(sum(one.samples for one in facts.values()), damaged) + read.pace(inputs)
+    lost = read.losses.check(sum(one.samples for one in facts.values()), damaged)
     labelled = all(one.labelled for one in facts.values())
-    notes = (*splits.notes, *lost)
+    notes = (*splits.notes, *read.notes, *lost)
     if not labelled and metric not in (None, "agreement"):
         raise InputError(f"the metric '{metric}' needs labels, and the data has none: leave it out for agreement.")
     if metric is None:
         metric, reason = _usual(facts.values(), read.boxes)
         notes = (*notes, f"no metric was named; '{metric}' was taken, {reason}")
     return inputs, Material(
-        splits, facts, metrics.get(metric, better), labelled and metric != "agreement", notes, read.specs
-    )
+        splits, facts, metrics.get(metric, better), labelled and metric != "agreement", notes, read.specs,
+        read.axes,
+    )  # fmt: skip
 
 
 def _usual(facts: Collection[data_folder.Facts], boxes: bool) -> tuple[str, str]:
@@ -206,12 +219,12 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
     streaming = _streaming(recipe, original)
     inputs, material = read_data(
         place, recipe.data.source, recipe.metric(), recipe.data.better, original.inputs, progress,
-        recipe.preprocessing() or original.pre, recipe.data.damaged, streaming,
+        preprocessing.merged(recipe.preprocessing(), original.pre), recipe.data.damaged, streaming, original.classes,
     )  # fmt: skip
     few = 0 if streaming else calibration.FEW  # a recording has many steps
     odd = calibration.check(material.facts, few) if recipe.data.check else []
     contender = replace(spec, inputs=inputs).contender()
-    axes = _axes(recipe, inputs)
+    axes = _axes(recipe, inputs, material.axes)
     first = inputs[0].shape[0] if inputs[0].shape else 1
     if isinstance(first, int):
         batch = evaluate_batch = first
@@ -227,7 +240,7 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
         if isinstance(step, FoldPostprocessing):
             contender = replace(contender, decoding=_decoding(step, contender, material, evaluate_batch, log))
     least = evaluate_batch if isinstance(first, int) else axes[first]["min"]
-    material.try_out(contender, material.splits.validate, evaluate_batch, log, least)
+    padded = material.try_out(contender, inputs, material.splits.validate, evaluate_batch, log, least)
     metric = material.metric
     choice, samples, told = _choice(recipe, material)
     calls = material.splits
@@ -262,8 +275,8 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
         own_labels=material.own_labels,
         choice=choice,
         choice_samples=samples,
-        feeds=resized(timed.take(batch)[0], batch, timed.axes),
-        notes=(*original.notes, *material.notes, *odd, *told),
+        feeds=resized(padding.at_best(timed, batch, inputs, material.axes), batch, timed.axes),
+        notes=(*original.notes, *material.notes, *odd, *told, *padded),
         pre=material.pre,
         classes=max(
             (int(one.labels[1]) + 1 for one in material.facts.values() if one.labels is not None), default=None
@@ -349,8 +362,8 @@ def _choice(recipe: Recipe, material: Material) -> tuple[Split, int, list[str]]:
     return replace(splits.validate, passes=passes), own + more, [said]
 
 
-def _axes(recipe: Recipe, inputs: tuple[TensorSpec, ...]) -> dict[str, dict[str, int]]:
-    """The limits of every named axis; 1, 1, 16 for one that the recipe says nothing of."""
+def _axes(recipe: Recipe, inputs: tuple[TensorSpec, ...], padded: Axes) -> dict[str, dict[str, int]]:
+    """The limits of every named axis: the recipe's, else those of what is padded to, else 1, 1, 16."""
     named = dict.fromkeys(size for spec in inputs for size in spec.shape if isinstance(size, str))
     asked = {name: axis.model_dump() for name, axis in recipe.model.axes.items()}
-    return {name: asked.get(name, {"min": 1, "best": 1, "max": 16}) for name in named}
+    return {name: asked.get(name) or dict(padded.get(name) or {"min": 1, "best": 1, "max": 16}) for name in named}

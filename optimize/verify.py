@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from optimize.steps import Context
 
 SAMPLES = 8  # of real data, for one comparison
+LOOKED_AT = 64  # samples, whose shapes are compared
 FEW, MANY = 4, 32  # samples, and the numbers in their outputs, from which the noise of a layer is told
 NUMBERS = 32_768
 
@@ -87,27 +88,42 @@ def answered(model: OnnxModel, split: Split) -> tuple[dict[str, Array], dict[str
 def check_equal(model: OnnxModel, reference: Session, context: "Context", tolerance: float) -> float:
     """Compare an ONNX file with what it came from on calibration data; returns the largest relative error.
 
+    Where an axis beside the batch is open, one of each shape that calibrate's first samples have is compared too.
+
     Raises:
         StepError: it is larger than the tolerance; the worst output and the batch size are named.
     """
     worst = 0.0
-    session = judge(model)
-    sizes = batch_sizes(model.specs.inputs, context.axes)
-    for size in sizes:
-        feeds = sized_feeds(context.calibrate, model.specs.inputs, size)
+    session, inputs = judge(model), model.specs.inputs
+    sizes = batch_sizes(inputs, context.axes)
+    batches = ((f"batch {size}", sized_feeds(context.calibrate, inputs, size)) for size in sizes)
+    passed: list[str] = []
+    for at, feeds in (*batches, *_shapes(context.calibrate, inputs)):
         try:
             found = session.run(feeds)
         except EngineError as failed:
-            smaller = [str(one) for one in sizes if one < size]
-            fits = f", though at {', '.join(smaller)} it does: a batch is fixed inside" if smaller else ""
-            raise StepError(f"at batch {size} the file does not run{fits}: {failed}") from failed
+            fits = f", though at {', '.join(passed)} it does: a size is fixed inside" if passed else ""
+            raise StepError(f"at {at} the file does not run{fits}: {failed}") from failed
+        passed.append(at)
         error, name = relative_error(found, reference.run(feeds))
         if not error <= tolerance:
-            raise StepError(
-                f"at batch {size} the output '{name}' differs by {error:.2g} (relative), more than {tolerance:.2g}"
-            )
+            raise StepError(f"at {at} the output '{name}' differs by {error:.2g} (relative), more than {tolerance:.2g}")
         worst = max(worst, error)
     return worst
+
+
+def _shapes(split: Split, inputs: Sequence[TensorSpec]) -> list[tuple[str, dict[str, Array]]]:
+    """Of each shape that the first samples have, it and one of them; where the batch and another axis are open."""
+    others = [size for spec in inputs for size in spec.shape[1:] if isinstance(size, str)]
+    if not others or isinstance(inputs[0].shape[0], int):
+        return []
+    found: dict[str, dict[str, Array]] = {}
+    for seen, (feeds, _) in enumerate(split.batches(1)):
+        if seen == LOOKED_AT:
+            break
+        given = {spec.name: spec.given(feeds[spec.name]) for spec in inputs}
+        found.setdefault(", ".join(f"{name} {list(value.shape)}" for name, value in given.items()), given)
+    return list(found.items())
 
 
 def signal_to_noise(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:

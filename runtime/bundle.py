@@ -124,6 +124,13 @@ class Bundle:
         """Role to path on this machine."""
         return {role: self.path / name for role, name in files.items()}
 
+    def pre_here(self) -> tuple[PreSpec, ...]:
+        """`pre`, its files on this machine."""
+        return tuple(
+            replace(spec, files={role: str(file) for role, file in self.resolve(spec.files).items()})
+            for spec in self.pre
+        )
+
     def preprocessing(self) -> Preprocessing | None:
         """What makes inputs of raw samples, ready; None where there is none.
 
@@ -131,8 +138,7 @@ class Bundle:
             InputError: its settings or its files cannot be.
             EngineMissing: without the library that reads them.
         """
-        specs = [replace(spec, files={k: str(v) for k, v in self.resolve(spec.files).items()}) for spec in self.pre]
-        return Preprocessing(specs, self.specs.inputs) if specs else None
+        return Preprocessing(self.pre_here(), self.specs.inputs) if self.pre else None
 
 
 def read(path: str | Path, model: str | None = None, verify_key: str | Path | None = None) -> Bundle:

@@ -95,6 +95,7 @@ class Splits:
 
     Attributes:
         divided: the user gave one split, which was divided here.
+        classes: the names of the labels' numbers, where the data has them.
     """
 
     calibrate: Split
@@ -102,6 +103,7 @@ class Splits:
     test: Split
     notes: tuple[str, ...] = ()
     divided: bool = False
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, passes: Mapping[str, Callable[[], Iterable[Batch]]], note: str = "", divided: bool = False) -> "Splits":
@@ -320,11 +322,11 @@ def _array(value: Any, where: str) -> Array:
 
 def _castable(value: Array, spec: TensorSpec) -> bool:
     wanted = np.dtype(spec.dtype)
-    return (value.dtype.kind == wanted.kind == "f") or (value.dtype.kind in "iu" and wanted.kind in "iu")
+    return (value.dtype.kind in "iuf" and wanted.kind == "f") or (value.dtype.kind in "iu" and wanted.kind in "iu")
 
 
 def _cast(name: str, value: Array, inputs: Sequence[TensorSpec]) -> Array:
-    """Within floats and within whole numbers, where nothing overflows; the check that follows says the rest."""
+    """A float to another, and whole numbers where each is the same afterwards; the check that follows says the rest."""
     spec = next((spec for spec in inputs if spec.name == name), None)
     if spec is None or value.dtype.name == spec.dtype or not _castable(value, spec):
         return value

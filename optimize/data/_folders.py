@@ -1,6 +1,7 @@
 """Folders of files, a sample a file: a class a folder, and perhaps a split a folder above."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def divided(arrays: dict[str, dict[str, Array]], root: Path, classes: Sequence[s
     if classes:
         shown = f"{', '.join(classes[:10])}{' ...' if len(classes) > 10 else ''}"
         notes.append(f"the classes are numbered in the order of their folders' names: {shown}")
-    return Splits(made.calibrate, made.validate, made.test, tuple(notes), made.divided)
+    return replace(made, notes=tuple(notes), classes=tuple(classes or ()))
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -103,6 +104,6 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def texts(values: Sequence[object]) -> Array:
+def texts(values: Sequence[object] | Array) -> Array:
     """A column of text."""
     return np.array([str(value) for value in values], dtype=object)

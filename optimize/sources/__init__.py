@@ -1,5 +1,7 @@
 """One file a framework, each with the same names; look-up lists this folder.
 
+    GIVES            what its models are to steps: TorchModel or OnnxModel
+    HUB              (where it is so) a name that is no path may be a model elsewhere
     claims(place)    whether this looks like a model of this framework
     load(spec)       -> Original
 
@@ -65,6 +67,7 @@ class Original:
         notes: what a reader of the report should know.
         pre: what makes its inputs of raw samples, where the model comes with it.
         file: the program that torch wrote, of a module that has no code of the user's.
+        classes: their names in the order of its scores, where it has them.
     """
 
     model: "nn.Module | Path"
@@ -73,6 +76,7 @@ class Original:
     notes: tuple[str, ...] = field(default=())
     pre: tuple[PreSpec, ...] = ()
     file: Path | None = None
+    classes: tuple[str, ...] = ()
 
 
 def claimed(place: str) -> str | None:
@@ -92,8 +96,21 @@ def detect(place: str) -> str:
     raise InputError(
         f"'{place}' is not a model that any source knows ({', '.join(listing.names(__name__))}). Give an .onnx file, "
         "file.py:callable or a .pt2 file for a PyTorch module, a .skops file of scikit-learn, XGBoost's .ubj or .json, "
-        "LightGBM's .txt, Keras's .keras, TensorFlow's .tflite or the folder of a SavedModel."
+        "LightGBM's .txt, Keras's .keras, TensorFlow's .tflite, or the folder of a SavedModel or of transformers."
     )
+
+
+def gives(source: str) -> type:
+    """What a source's models are to steps."""
+    found: type = listing.get(__name__, source, "source").GIVES
+    return found
+
+
+def resolved(source: str, place: str, resolve: Callable[[str], str]) -> str:
+    """A place made absolute; the name of a model that lies elsewhere as it is."""
+    path = resolve(place)
+    hub = getattr(listing.get(__name__, source, "source"), "HUB", False)
+    return place if hub and not Path(path).exists() else path
 
 
 def load(spec: ModelSpec) -> Original:

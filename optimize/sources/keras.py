@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from optimize.checkpoint import fingerprint
+from optimize.models import OnnxModel
 from optimize.sources import ModelSpec, Original
 from optimize.sources.torch import TorchSession
 from optimize.usercode import load_callable, user_files
@@ -28,6 +29,7 @@ from runtime.tensors import TensorSpec
 if TYPE_CHECKING:
     from torch import nn
 
+GIVES = OnnxModel
 OLD = (".h5", ".hdf5")
 VERSIONS = ("keras", "torch", "onnx", "onnxscript")
 

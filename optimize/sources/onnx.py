@@ -31,6 +31,8 @@ _DOMAINS = {
     "com.ms.internal.nhwc", "com.microsoft.experimental",
 }  # fmt: skip
 
+GIVES = OnnxModel
+
 
 def claims(place: str) -> bool:
     """A path that ends in .onnx."""

@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from optimize.models import OnnxModel
 from optimize.sources import ModelSpec, Original, _boosting
 from optimize.sources._linear import OPSET, in_plain_ops
 from optimize.usercode import load_callable
@@ -26,6 +27,7 @@ from runtime.engines import filled, library
 from runtime.errors import EngineError, EngineMissing, InputError
 from runtime.tensors import Array, TensorSpec
 
+GIVES = OnnxModel
 PICKLES = (".pkl", ".pickle", ".joblib")
 OPSETS = {"": OPSET, "ai.onnx.ml": 3}  # the latter's newest has another op for trees, which few engines know
 OUTPUT = "output"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from optimize.models import read_onnx
+from optimize.models import OnnxModel, read_onnx
 from optimize.sources import ModelSpec, Original, _tensorflow
 from runtime import host
 from runtime.bundle import sha256
@@ -22,6 +22,7 @@ from runtime.errors import EngineError, EngineMissing, InputError
 from runtime.host import cores
 from runtime.tensors import Array
 
+GIVES = OnnxModel
 LITE = ".tflite"
 VERSIONS = ("tensorflow", "tensorflow-cpu", "tf2onnx", "onnx")
 

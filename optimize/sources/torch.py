@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optimize.models import TorchModel
 from optimize.sources import ModelSpec, Original, _exported
 from optimize.usercode import load_callable
 from runtime.engines import filled
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+GIVES = TorchModel
 SHOWN = 5  # keys that differ, in a message
 _NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights
 

@@ -24,6 +24,8 @@ from runtime.tensors import Array, TensorSpec
 class Reader(Protocol):
     """One kind of preprocessing, its settings known.
 
+    One that pads samples to a length has `axis`, `length` and `alone` too, as `runtime.pre.text` has them.
+
     Attributes:
         fills: the inputs that it makes, in order.
         most: raw columns that it can take.

@@ -81,16 +81,24 @@ def open(settings: Settings, files: Mapping[str, Path], inputs: Sequence[TensorS
     if inputs and settings.ids not in known:
         raise InputError(f"the model has no input '{settings.ids}' for tokens; its inputs are {', '.join(known)}.")
     fills = [name for name in (settings.ids, settings.mask, settings.types) if name and (name in known or not inputs)]
-    return Texts(settings, tokenizer, {name: known[name].dtype if name in known else "int64" for name in fills})
+    axis = known[settings.ids].shape[1] if inputs and len(known[settings.ids].shape) > 1 else None
+    return Texts(settings, tokenizer, {name: known[name].dtype if name in known else "int64" for name in fills}, axis)
 
 
 class Texts:
-    """Reads texts."""
+    """Reads texts.
+
+    Attributes:
+        axis: the name of the axis of tokens, or its size where that is fixed; None where the model is not known.
+    """
 
     most = 2
 
-    def __init__(self, settings: Settings, tokenizer: Any, dtypes: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, tokenizer: Any, dtypes: Mapping[str, str], axis: int | str | None = None
+    ) -> None:
         self.settings = settings
+        self.axis = axis
         self.fills = tuple(dtypes)
         self._dtypes = dtypes
         self._pad = tokenizer.token_to_id(settings.pad)
@@ -111,6 +119,20 @@ class Texts:
         if not found.ids:
             raise InputError("a text is empty: it has no tokens.")
         return found.ids, found.type_ids
+
+    def length(self, sample: Any) -> int:
+        """How many tokens a sample has."""
+        return len(sample[0])
+
+    def alone(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], slice] | None:
+        """One sample's inputs without the padding, and where in the padded they stand; None where there is none."""
+        s = self.settings
+        here = feeds[s.mask][0] > 0 if s.mask in self.fills else feeds[s.ids][0] != self._pad
+        places = np.flatnonzero(here)
+        if not len(places) or len(places) == len(here):
+            return None
+        part = slice(places[0], places[-1] + 1)
+        return {name: value[:, part] if name in self.fills else value for name, value in feeds.items()}, part
 
     def batch(self, samples: Sequence[Any]) -> dict[str, Array]:
         """Numbers of tokens, mask and texts, each (samples, length)."""

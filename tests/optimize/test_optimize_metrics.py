@@ -528,3 +528,18 @@ def test_one_number_a_sample_that_is_no_probability_has_no_class():
     for name, labels in (("accuracy", np.array([0, 1])), ("agreement", values)):
         with pytest.raises(InputError, match=r"one number a sample, from 0.2 to 3; as the probability of class 1"):
             metrics.get(name).update({"p": values}, labels)
+
+
+def test_token_accuracy_counts_no_padding_and_takes_batches_of_any_length():
+    scores = np.zeros((2, 4, 3))
+    scores[0, [0, 1, 2], [2, 1, 0]] = scores[1, [0, 1], [1, 2]] = 1
+    labels = np.array([[2, 1, 1, -100, -100], [1, -100, -100, -100, -100]])
+    assert value("token_accuracy", scores, labels) == pytest.approx(3 / 4)
+    assert value("token_accuracy", scores, labels[:, :3]) == pytest.approx(3 / 4)
+    labels[0, 4] = 1
+    with pytest.raises(InputError, match="labels for more than the 4 tokens"):
+        value("token_accuracy", scores, labels)
+    with pytest.raises(InputError, match="label 3 is outside the model's classes, 0 to 2"):
+        value("token_accuracy", scores, np.full((2, 4), 3))
+    with pytest.raises(InputError, match="needs whole numbers"):
+        value("token_accuracy", scores, np.zeros(2, int))
