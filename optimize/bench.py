@@ -69,9 +69,7 @@ def bench_all(
     progress = Progress(1)
     progress.stage("latency")
     if data:
-        inputs, material = read_data(
-            data, None, None, None, inputs, progress, contestants[0].pre, streaming=streaming
-        )
+        inputs, material = read_data(data, None, None, None, inputs, progress, contestants[0].pre, streaming=streaming)
         baked = inputs[0].shape[0]
         batch = baked if isinstance(baked, int) else batch
         split = material.splits.validate
