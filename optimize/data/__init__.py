@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from optimize.data._division import in_order
 from optimize.data._profile import Profile
 from runtime import listing
 from runtime.errors import InputError
@@ -23,7 +24,6 @@ NAMES = ("calibrate", "validate", "test")
 SHARES = (0.4, 0.3, 0.3)  # where one split is divided
 LABELS = ("y", "label", "labels")
 NOTHING = 255  # in a map of classes: does not count
-STRATIFY_FROM = 10  # samples of the rarest class
 READ = 64  # samples a batch where nobody says
 
 Batch = tuple[dict[str, Array], "Array | None"]
@@ -377,19 +377,7 @@ def _divide(arrays: Mapping[str, Array], where: str) -> Splits:
     n = len(next(iter(arrays.values())))
     if n < len(NAMES):
         raise InputError(f"{where}: {n} samples cannot be divided into {', '.join(NAMES)}.")
-    random = np.random.default_rng(0)
-    order = random.permutation(n)
-    stratified = False
-    if labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu":
-        _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        stratified = bool(counts.min() >= STRATIFY_FROM)
-        if stratified:
-            # each class spread evenly over the order, so that every stretch of it has its share
-            rank = np.empty(n)
-            for one in range(len(counts)):
-                members = order[classes[order] == one]
-                rank[members] = (np.arange(len(members)) + random.random()) / len(members)
-            order = np.argsort(rank, kind="stable")
+    order, stratified = in_order(labels, n)
     first = max(1, round(n * SHARES[0]))
     second = min(n - 1, first + max(1, round(n * SHARES[1])))
     parts = zip(NAMES, np.split(order, [first, second]), strict=True)
