@@ -178,7 +178,7 @@ def read_data(
         raise
     lost = read.losses.check(sum(one.samples for one in facts.values()), damaged)
     labelled = all(one.labelled for one in facts.values())
-    notes = (*splits.notes, *read.notes, *lost)
+    notes = (*splits.notes, *read.notes, *lost, *read.pace(inputs))
     if not labelled and metric not in (None, "agreement"):
         raise InputError(f"the metric '{metric}' needs labels, and the data has none: leave it out for agreement.")
     if metric is None:

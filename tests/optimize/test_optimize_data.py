@@ -420,7 +420,7 @@ def test_examine_names_the_split_and_sample_of_nan(bad, where):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"image": np.ones((9, 3), np.int64)}, "split 'test': input 'image' has dtype int64"),
+        ({"image": np.full((9, 3), 2**24 + 1)}, "split 'test': input 'image' has dtype int64"),
         ({"image": np.ones((9, 4), np.float32)}, r"split 'test': input 'image' has shape \(9, 4\)"),
         ({"image": np.ones((9, 3, 1), np.float32)}, r"shape \(9, 3, 1\)"),
         ({"image": np.ones((9, 3), np.float32), "mask": np.ones(9, np.float32)}, "got inputs"),

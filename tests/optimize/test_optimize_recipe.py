@@ -277,7 +277,7 @@ def test_the_data_needs_exactly_one_place(data):
 
 def test_a_model_that_no_source_knows_is_refused():
     with pytest.raises(InputError, match=r"Give an \.onnx file"):
-        from_table(table(model={"path": "model.h5"}), Path())
+        from_table(table(model={"path": "model.xyz"}), Path())
 
 
 def test_a_recipe_goes_through_json_and_back(path, tmp_path):

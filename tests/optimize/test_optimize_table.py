@@ -105,7 +105,7 @@ def test_lines_of_json_are_rows(tmp_path):
         labels, [["maybe", "no", "yes"].index(SAYS[int(i) % 3]) for i in feeds["width"][:, 0]]
     )
     nested = write(tmp_path, ['{"boxes": [1, 2], "y": 1}', '{"boxes": [3], "y": 0}'], "data.jsonl")
-    with pytest.raises(InputError, match=r"column 'boxes' has lists or objects in its cells"):
+    with pytest.raises(InputError, match=r"the lists in column 'boxes' have 2 sizes"):
         data.load("table", nested)
 
 
