@@ -683,6 +683,8 @@ def test_a_metric_streams(name):
     assert best != worst
     if name == "calibration_error":
         assert best == pytest.approx(0, abs=1e-6)  # its worst would be sure of itself as well
+    elif name == "pr_auc":
+        assert best == pytest.approx(1) and worst < 0.5  # precision is never 0 where there is anything to find
     elif metric.unit == "share":
         assert (best, worst) == pytest.approx((1.0, 0.0) if metric.higher_is_better else (0.0, 1.0), abs=1e-6)
     order = np.random.default_rng(1).permutation(12)
