@@ -89,6 +89,20 @@ def join(
 
 
 @command
+def diff(
+    old: Annotated[Path, typer.Argument(help="A folder that optimize run wrote as bundle/, or a .zip of it.")],
+    new: Annotated[Path, typer.Argument(help="Another.")],
+    json: Json = False,
+) -> int:
+    """What differs between two bundles; exit code 1 where it decides what they answer."""
+    from optimize import diff
+
+    found = diff.diff(old, new)
+    print_(found if json else diff.as_text(found), json)
+    return int(not found["same"])
+
+
+@command
 def consistency(
     model: Annotated[str, typer.Argument(help="model.onnx, or a bundle.", metavar="MODEL|BUNDLE")],
     data: Annotated[str | None, typer.Option(help="data.npz, or file.py:callable; else random numbers.")] = None,
