@@ -31,6 +31,7 @@ GIVES = OnnxModel
 PICKLES = (".pkl", ".pickle", ".joblib")
 OPSETS = {"": OPSET, "ai.onnx.ml": 3}  # the latter's newest has another op for trees, which few engines know
 OUTPUT = "output"
+GRAPH = "sklearn"  # its name; converters draw one at random, and no two files would be the same bytes
 
 
 def claims(place: str) -> bool:
@@ -55,12 +56,13 @@ def load(spec: ModelSpec) -> Original:
     except Exception as error:  # of a lambda in it, say: whatever its parts raise
         raise InputError(f"{spec.place} cannot be told from others, since it cannot be pickled: {error}") from error
     shapes = [one.to_json() for one in inputs]
-    name = address(source="sklearn", estimator=content, inputs=shapes, versions=versions, ops=OPSETS)
+    name = address(source="sklearn", estimator=content, inputs=shapes, versions=versions, ops=OPSETS, graph=GRAPH)
 
     def make(folder: Path) -> Mapping[str, Any]:
         import onnx
 
         converted = _converted(estimator, inputs, spec.place)
+        converted.graph.name = GRAPH
         folder.mkdir(parents=True)
         onnx.save(converted, folder / "model.onnx")
         return {}

@@ -189,3 +189,12 @@ def test_trees_are_refused_before_any_work_where_a_target_has_none(tmp_path):
     )
     with pytest.raises(InputError, match=r"TreeEnsembleClassifier, which of the targets onnxruntime, reference alone"):
         prepare(recipe.load(tmp_path / "recipe.toml"), Progress(1, silent=True), None)
+
+
+def test_two_conversions_are_the_same_bytes(tmp_path, monkeypatch):
+    x, y = datasets.load_iris(return_X_y=True)
+    made = []
+    for name in ("first", "second"):
+        monkeypatch.setenv("OPTIMIZE_CACHE", str(tmp_path / name))
+        made.append(loaded(PLAIN["logistic"], x, y, tmp_path).model)
+    assert made[0] != made[1] and made[0].read_bytes() == made[1].read_bytes()
