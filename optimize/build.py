@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import hashlib
 import shutil
 import tempfile
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from optimize import processes, pruning, reproduce, steps
+from optimize import origin, processes, pruning, reproduce, steps
 from optimize.models import Axes, OnnxModel, TorchModel, framed, measures, read_onnx
 from optimize.plan import Candidate
 from optimize.progress import Progress
@@ -22,10 +21,8 @@ from optimize.recipe import Limits
 from optimize.report import Made
 from optimize.steps import Context, Settings
 from optimize.subject import Subject
-from optimize.usercode import split_place, user_files
 from optimize.verify import SAMPLES, interpreter, judge, signal_to_noise, sized_feeds
 from runtime import contender, engines, host
-from runtime.bundle import sha256
 from runtime.cache import Cache, address, digest
 from runtime.contender import Contender, Worker
 from runtime.decoding import Decoding
@@ -100,11 +97,12 @@ class Builder:
         log: where vendors' chatter goes.
         progress: told what is being done.
         limits: of compiling and the first answer.
+        threads: of steps on torch models, whose sums are rounded otherwise with more; all cores by default.
     """
 
     def __init__(
         self, subject: Subject, cache: Cache, versions: Mapping[str, str], failed: Path, log: Path,
-        progress: Progress, limits: Limits | None = None,
+        progress: Progress, limits: Limits | None = None, threads: int | None = None,
     ) -> None:  # fmt: skip
         self._start = subject.model
         self._splits = subject.calls
@@ -119,7 +117,8 @@ class Builder:
             "versions": dict(versions),
         }
         self._host = host.facts().to_json()
-        self._root = _origin(subject.model)
+        self.threads = threads or host.cores()
+        self._root = origin.origin(subject.model)
         self._failed = failed
         self._log = log
         limits = limits or Limits()
@@ -226,8 +225,9 @@ class Builder:
                 given=place,
                 step=f"{type(step).__module__}.{type(step).__qualname__}",
                 settings=step.model_dump(mode="json"),
-                code=_code(step),
+                code=origin.code(step),
                 scheme=asdict(candidate.scheme) if step.scheme_matters else None,
+                threads=self.threads if isinstance(model, TorchModel) else None,
                 **self._common,
             )
             if place not in self._made:
@@ -303,6 +303,10 @@ class Builder:
 
     def _step(self, task: _Task, folder: Path) -> tuple[TorchModel | OnnxModel, Made]:
         begun, step, model = time.monotonic(), task.step, task.model
+        if isinstance(model, TorchModel):
+            import torch
+
+            torch.set_num_threads(self.threads)
         context = Context(
             self._splits.calibrate, self._axes, task.scheme, folder,
             original=task.unpruned if isinstance(task.unpruned, TorchModel) else None,
@@ -334,34 +338,6 @@ class Builder:
 
 def _on_torch(step: Settings) -> bool:
     return steps.gives(step) is TorchModel
-
-
-def _origin(model: TorchModel | OnnxModel) -> str:
-    """The address of what the user gave: weights and buffers, and every file of theirs that building it read."""
-    if isinstance(model, OnnxModel):
-        return digest(list(engines.onnx_files(model.path).values()))
-    import torch
-
-    weights = hashlib.sha256()
-    for name, value in model.module.state_dict().items():
-        weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        flat = value.detach().cpu().contiguous().flatten()
-        weights.update(flat.view(torch.uint8).numpy().data)  # bytes, since numpy has no bfloat16
-    code = [*user_files(), *([model.file] if model.file else [])]
-    kind = model.module.extra_repr() if isinstance(model.module, torch.nn.Module) else ""  # what weights do not tell
-    return address(weights=weights.hexdigest(), kind=kind, code=[sha256(path) for path in code])
-
-
-def _code(step: Settings) -> list[str]:
-    """The sha256 of every file of the user's that a step's settings name as file.py:function."""
-    todo, places = [step.model_dump()], []
-    while todo:
-        for value in todo.pop().values():
-            if isinstance(value, dict):
-                todo.append(value)
-            elif isinstance(value, str) and ".py:" in value:
-                places.append(split_place(value)[0])
-    return [sha256(place) for place in places]
 
 
 def batch_of(model: OnnxModel, axes: Axes, wanted: int) -> int:

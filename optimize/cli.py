@@ -99,7 +99,7 @@ def demo(
 
 @command
 def run(
-    model: Annotated[str, typer.Argument(help=f"RECIPE.toml, {MODELS}.", metavar="RECIPE|MODEL")],
+    model: Annotated[str | None, typer.Argument(help=f"RECIPE.toml, {MODELS}.", metavar="RECIPE|MODEL")] = None,
     data: Annotated[str | None, typer.Option(help="data.npz, data.csv, or file.py:callable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Where to deploy to; may be repeated.")] = None,
     metric: MetricName = None,
@@ -110,8 +110,9 @@ def run(
     fix: Fixed = None,
     max_drop: Annotated[str | None, typer.Option(help="0.005, 0.5pp or 1%; 1pp by default.")] = None,
     objective: Annotated[str | None, typer.Option(help="latency, size, memory or throughput.")] = None,
-    out: Out = Path("optimized"),
+    out: Annotated[Path | None, typer.Option(help="The folder to write: optimized, or reproduced.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
+    locked: Annotated[Path | None, typer.Option(help="DIR/recipe.lock: make that again, bit by bit.")] = None,
     trust: Trust = False,
     strict: Strict = False,
     json: Json = False,
@@ -119,9 +120,11 @@ def run(
     """Make, measure and choose candidates, and write the bundle and the report."""
     from optimize.pipeline import run
 
+    out = out or Path("reproduced" if locked else "optimized")
     report = run(
-        model, out=out, changes=set_ or (), strict=strict, data=data, targets=target, metric=metric, better=better,
-        weights=weights, shape=shape, max_drop=max_drop, objective=objective, trust=trust, states=state, fixed=fix,
+        model, out=out, changes=set_ or (), locked=locked, strict=strict, data=data, targets=target, metric=metric,
+        better=better, weights=weights, shape=shape, max_drop=max_drop, objective=objective, trust=trust, states=state,
+        fixed=fix,
     )  # fmt: skip
     return _show(report, out, json)
 

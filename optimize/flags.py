@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,27 @@ def to_recipe(
     for change in changes:
         recipe.change(table, change)
     return recipe.from_table(table, Path())
+
+
+def asked_for(what: str | Path | Recipe | None, changes: Sequence[str], flags: Mapping[str, Any]) -> Recipe:
+    """A recipe, the one at a path, or what a model with flags stands for.
+
+    Raises:
+        InputError: as `recipe.load` and `to_recipe`; there is nothing, or a recipe has flags beside it.
+    """
+    if what is None:
+        raise InputError("which model? Give a recipe, a model, or --locked DIR/recipe.lock.")
+    given = {name: value for name, value in flags.items() if value}
+    if not isinstance(what, Recipe) and not str(what).endswith(".toml"):
+        return to_recipe(str(what), changes=changes, **given)
+    if given:
+        raise InputError(f"{named(given)} with a recipe: write it there, or use --set KEY=VALUE.")
+    return what if isinstance(what, Recipe) else recipe.load(Path(what), changes)
+
+
+def named(flags: Iterable[str]) -> str:
+    """Flags as they are written on the command line."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in flags)
 
 
 def shapes(texts: Sequence[str]) -> tuple[TensorSpec, ...]:

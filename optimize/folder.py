@@ -4,7 +4,9 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ log = logging.getLogger(__name__)
 
 LOG = "log.txt"
 _LOCK = ".lock"
+_WORK = ".work-"
 MARKS = (LOG, "report.json", "bundle", _LOCK)  # what an earlier run of ours leaves
 
 
@@ -45,6 +48,13 @@ def claimed(out: Path) -> Iterator[Path]:
             yield out
         finally:
             (out / _LOCK).unlink(missing_ok=True)
+
+
+def fresh(out: Path) -> Path:
+    """A new folder to work in, in the output folder that this run holds; what killed runs left there is removed."""
+    for left in out.glob(f"{_WORK}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=_WORK, dir=out))
 
 
 @contextlib.contextmanager

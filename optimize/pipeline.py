@@ -6,19 +6,21 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from optimize import judge, plan, processes, recipe, reproduce, select, thumbnails
+from optimize import judge, lock, plan, processes, recipe, reproduce, select, thumbnails
 from optimize.build import Builder, Built, Lost
 from optimize.causes import causes
 from optimize.collapse import diagnosed
 from optimize.evaluate import evaluate
-from optimize.flags import to_recipe
-from optimize.folder import LOG, chatter_to, claimed
+from optimize.flags import asked_for
+from optimize.folder import LOG, chatter_to, claimed, fresh
+from optimize.lock import Pinned
 from optimize.models import measures
 from optimize.neighbours import Neighbours
 from optimize.pack import write_bundle
@@ -40,11 +42,12 @@ STAGES = 8
 DISTRIBUTIONS = (
     "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "nncf",
     "neural-compressor", "torchao", "scikit-learn", "scipy", "safetensors", "tensorrt", "executorch", "onnxruntime-gpu",
+    "skl2onnx", "onnxmltools", "keras", "tensorflow", "tensorflow-cpu", "tf2onnx", "torch-pruning", "accelerate",
+    "onnx-ir", "protobuf",
 )  # fmt: skip
 
 ORIGINAL = "original"
 FAILED = "failed"
-_WORK = ".work-"
 
 Rows = dict[str, Row]  # by name, the original's among them
 
@@ -62,20 +65,22 @@ class _Run:
 
 
 def run(
-    what: Recipe | str | Path,
+    what: Recipe | str | Path | None = None,
     *,
     out: str | Path = "optimized",
     changes: Sequence[str] = (),
+    locked: str | Path | None = None,
     strict: bool = False,
     silent: bool = False,
     **flags: Any,
 ) -> Report:
-    """Do what a recipe says; write DIR/bundle, report.html, report.json, report.md and log.txt.
+    """Do what a recipe says; write DIR/bundle, report.html, report.json, report.md, recipe.lock and log.txt.
 
     Args:
         what: a recipe, the path of one, or a model (`model.onnx`, `file.py:callable`) with what it needs in `flags`.
         out: the folder; what an earlier run left there is replaced when this one has its result.
         changes: KEY=VALUE in the recipe, as the command line's --set has them.
+        locked: the recipe.lock of an earlier run to make anew; `what` only where its recipe lies elsewhere now.
         strict: a verdict `cannot tell` counts as a constraint that is not met.
         silent: no progress on standard error.
         flags: for a model: `data`, `targets`, `metric`, `better`, `weights`, `shape`, `max_drop`, `objective`, `trust`,
@@ -89,26 +94,17 @@ def run(
         WorkError: the work failed; log.txt says more.
         SystemExit: in later processes of `accelerate launch`, whose share, the training, is done.
     """
-    given = {name: value for name, value in flags.items() if value}
-    if isinstance(what, Recipe) or str(what).endswith(".toml"):
-        if given:
-            said = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise InputError(f"{said} with a recipe: write it there, or use --set KEY=VALUE.")
-        asked = what if isinstance(what, Recipe) else recipe.load(Path(what), changes)
-    else:
-        asked = to_recipe(str(what), changes=changes, **given)
+    pinned = lock.opened(Path(locked), what, Path(out), {**flags, "set": changes}) if locked else None
+    asked = pinned.asked if pinned else asked_for(what, changes, flags)
     if not processes.first():
-        _help(asked)
+        _help(asked, pinned)
     existed = Path(out).exists()
     with claimed(Path(out)) as folder:
-        work = Path(tempfile.mkdtemp(prefix=_WORK, dir=folder))
-        for left in folder.glob(f"{_WORK}*"):  # of a run that was killed: this one holds the folder now
-            if left != work:
-                shutil.rmtree(left, ignore_errors=True)
-        written = True
+        work, written = fresh(folder), True
         try:
-            with chatter_to(work / LOG) as screen, contextlib.closing(Progress(STAGES, screen, silent)) as progress:
-                return _whole_way(asked, folder, work, progress, strict)
+            cache = lock.empty_cache(work / "cache") if pinned else contextlib.nullcontext()
+            with cache, chatter_to(work / LOG) as screen, closing(Progress(STAGES, screen, silent)) as progress:
+                return _whole_way(asked, pinned, folder, work, progress, strict)
         except InputError:
             written = False
             raise
@@ -123,20 +119,23 @@ def run(
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict: bool) -> Report:
+def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, progress: Progress, strict: bool) -> Report:
     begun, machine, log = time.monotonic(), host.facts(), work / LOG
 
     progress.stage("check the model and the data")
     subject = prepare(asked, progress, log)
-    candidates = plan.expand(asked, machine)
+    candidates = pinned.candidates(subject) if pinned else plan.expand(asked, machine)
 
     progress.stage("make the candidates")
     versions = host.versions(DISTRIBUTIONS)
     shutil.rmtree(out / FAILED, ignore_errors=True)
-    kept = Cache(default_folder())
-    builder = Builder(subject, kept, versions, out / FAILED, log, progress, asked.limits)
+    threads = pinned.lock.threads if pinned else None
+    builder = Builder(subject, Cache(default_folder()), versions, out / FAILED, log, progress, asked.limits, threads)
     builder.train(candidates)
-    made, rows = _build(candidates, builder)
+    tried = {candidate.name: builder.build(candidate) for candidate in candidates}
+    rows = {candidate.name: _row(candidate, tried[candidate.name]) for candidate in candidates}
+    made = {name: one for name, one in tried.items() if isinstance(one, Built)}
+    unlike, told = pinned.compared(made) if pinned else ([], [])
     run = _Run(asked, subject, candidates, made, log, progress)
 
     progress.stage("accuracy on validate")
@@ -156,7 +155,7 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
     if not any(row.status == "measured" for name, row in rows.items() if name != ORIGINAL):
         reasons = "; ".join(f"{name}: {row.reason}" for name, row in rows.items() if name != ORIGINAL)
         raise WorkError(f"no candidate could be measured: {reasons}")
-    choices = _choose(run, rows, max_drop, screening.margin)
+    choices = pinned.choices(rows, unlike) if pinned else _choose(run, rows, max_drop, screening.margin)
     chosen = {target: choice.name for target, choice in choices.items() if choice.name}
 
     progress.stage("accuracy on test")
@@ -205,33 +204,31 @@ def _whole_way(asked: Recipe, out: Path, work: Path, progress: Progress, strict:
         chosen=chosen,
         why={target: choice.why for target, choice in choices.items()},
         closest={target: choice.closest for target, choice in choices.items() if choice.closest},
-        notes=[*ruined, *plan.remarks(asked, machine), *subject.notes, *unmended, *untold],
+        notes=[*told, *ruined, *plan.remarks(asked, machine), *subject.notes, *unmended, *untold],
         seconds=time.monotonic() - begun,
-        exit_code=1 if unmet or exceeds or (strict and unsure) else 0,
+        exit_code=1 if unmet or exceeds or unlike or (strict and unsure) else 0,
         bundle="bundle" if chosen else None,
+        unlike=unlike,
     )
-    written = [form.write(report, work) for form in (html, json, markdown)]
+    held = lock.of(asked, out, subject, report, run.built, builder.threads)
+    written = [*(form.write(report, work) for form in (html, json, markdown)), held.write(work)]
     if chosen:
-        write_bundle(out / "bundle", report, run.candidates, run.built, subject, written, asked.bundle.golden)
+        made_so = write_bundle(out / "bundle", report, run.candidates, run.built, subject, written, asked.bundle.golden)
+        held.sealed(made_so).write(work)
     for file in written:
         shutil.move(file, out / file.name)
     return report
 
 
-def _help(asked: Recipe) -> NoReturn:
+def _help(asked: Recipe, pinned: Pinned | None) -> NoReturn:
     """What a later process of `accelerate launch` does: its share of the training, and no more."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Progress(STAGES, silent=True)) as silent:
+    with tempfile.TemporaryDirectory() as folder, closing(Progress(STAGES, silent=True)) as silent:
         work = Path(folder)
         subject = prepare(asked, silent, work / LOG)
-        builder = Builder(subject, Cache(work), {}, work, work / LOG, silent, asked.limits)
-        builder.train(plan.expand(asked, host.facts()))
+        threads = pinned.lock.threads if pinned else None
+        builder = Builder(subject, Cache(work), {}, work, work / LOG, silent, asked.limits, threads)
+        builder.train(pinned.candidates(subject) if pinned else plan.expand(asked, host.facts()))
     raise SystemExit(0)
-
-
-def _build(candidates: Sequence[Candidate], builder: Builder) -> tuple[dict[str, Built], Rows]:
-    made = {candidate.name: builder.build(candidate) for candidate in candidates}
-    rows = {candidate.name: _row(candidate, made[candidate.name]) for candidate in candidates}
-    return {name: one for name, one in made.items() if isinstance(one, Built)}, rows
 
 
 def _row(candidate: Candidate, made: Built | Lost) -> Row:

@@ -14,12 +14,12 @@ from typing import Any
 
 from optimize import plan
 from optimize.build import Builder, Built
-from optimize.flags import to_recipe
+from optimize.flags import asked_for
 from optimize.folder import chatter_to
 from optimize.pipeline import DISTRIBUTIONS, SCREENING_ROUNDS
 from optimize.plan import Candidate
 from optimize.progress import Progress
-from optimize.recipe import Recipe, load
+from optimize.recipe import Recipe
 from optimize.steps import name_of
 from optimize.subject import Subject, prepare
 from runtime import host
@@ -39,8 +39,7 @@ def preflight(what: str, changes: Sequence[str] = (), **flags: Any) -> dict[str,
         InputError: something given cannot be used.
         WorkError: the model itself cannot be made: it does not export, or does not run on the data.
     """
-    given = {name: value for name, value in flags.items() if value}
-    asked = load(Path(what), changes) if what.endswith(".toml") else to_recipe(what, changes=changes, **given)
+    asked = asked_for(what, changes, flags)
     machine = host.facts()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"

@@ -28,6 +28,7 @@ from runtime.tensors import Array
 
 log = logging.getLogger(__name__)
 
+REPAIRED = "-repaired"  # behind the name of what was repaired
 ROUNDS = 3  # of the measurement of what each layer costs
 WAYS = 2  # of rounding that are repaired for a target; where two do not hold, a third one, which loses more, will not
 
@@ -106,7 +107,7 @@ def repaired(
     while size > few:
         names = tuple(one.name for one in layers[:size])
         progress.say(f"{candidate.name} with {size} of {len(layers)} layers in float")
-        tried = _with(candidate, names, f"{candidate.name}-repaired")
+        tried = with_layers(candidate, names, f"{candidate.name}{REPAIRED}")
         made = builder.build(tried)
         good = isinstance(made, Built) and holds(tried, made)
         if isinstance(made, Lost):
@@ -162,7 +163,7 @@ def _costs(
 ) -> _Costs:  # fmt: skip
     contenders = {}
     for name in names:
-        made = builder.build(_with(candidate, (name,), f"{candidate.name} with {name} in float"))
+        made = builder.build(with_layers(candidate, (name,), f"{candidate.name} with {name} in float"))
         if isinstance(made, Built):
             contenders[name] = made.contender
     found = measure(
@@ -177,7 +178,7 @@ def _costs(
     return _Costs(lost, found.margin * p50)
 
 
-def _with(candidate: Candidate, layers: tuple[str, ...], name: str) -> Candidate:
+def with_layers(candidate: Candidate, layers: tuple[str, ...], name: str) -> Candidate:
     """The candidate with a repair of these layers behind its last step that rounds."""
     assert candidate.repair is not None  # its callers looked
     step: Settings = candidate.repair.model_copy(update={"layers": layers})

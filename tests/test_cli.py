@@ -275,7 +275,7 @@ def test_init_leaves_an_existing_recipe_alone(place, call):
 
 def test_use_that_is_no_use(place, call):
     code, _, err = call("run")
-    assert code == 2 and "Missing argument" in err
+    assert code == 2 and "which model?" in err
     code, _, err = call("rnu")
     assert code == 2 and "No such command" in err
 

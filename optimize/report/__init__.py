@@ -346,7 +346,7 @@ class Data(_Part):
 
 
 class Report(_Part):
-    """report.json, format 1."""
+    """report.json, format 1. `unlike`: of a locked run, the ONNX files that are not the lock's."""
 
     schema_: int = Field(default=SCHEMA, alias="schema")
     made_with: dict[str, str]
@@ -371,6 +371,7 @@ class Report(_Part):
     seconds: float
     exit_code: int
     bundle: str | None
+    unlike: list[str] = Field(default_factory=list)
     devices: list[Device] = Field(default_factory=list)
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, ser_json_inf_nan="strings")

@@ -9,7 +9,7 @@ HEADER = ("candidate", "status", "{metric}", "drop [90 % interval]", "", "p50 ms
 
 def first_lines(report: Report) -> list[str]:
     """What must be known before any figure: what is not met, not told, not built, not faster, not quiet."""
-    lines = []
+    lines = [f"NOT REPRODUCED: {one}." for one in report.unlike]
     for target, name in report.closest.items():
         lines.append(f"NOT MET on {target}: no candidate holds {drop_limit(report)}; the closest is {name}.")
     for name in report.chosen.values():

@@ -220,3 +220,17 @@ def learned(residual, tmp_path_factory):
     context = Context(splits.calibrate, {}, Scheme(ops=()), tmp_path_factory.mktemp("learned"))
     model = TorchModel(residual(), (TensorSpec("image", "float32", ("batch", 3, 16, 16)),))
     return Step(epochs=8, batch=32, lr=1e-2)(model, context)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_onnx, tiny_data):
+    """A run's report and its bundle: `tiny_onnx` for OpenVINO on an older processor and ONNX Runtime on this one."""
+    from optimize.pipeline import run
+
+    folder = tmp_path_factory.mktemp("finished")
+    np.savez(folder / "data.npz", x=tiny_data[0], y=tiny_data[1])
+    report = run(
+        tiny_onnx, out=folder / "out", changes=["measure.budget=0.1", 'targets.openvino.cpu="avx2"'], silent=True,
+        data=folder / "data.npz", targets=["openvino", "onnxruntime"], max_drop="90pp",
+    )  # fmt: skip
+    return report, folder / "out" / "bundle"

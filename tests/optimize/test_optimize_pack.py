@@ -3,30 +3,14 @@
 import json
 
 import numpy as np
-import pytest
 
 import runtime
 from optimize import pack
-from optimize.pipeline import run
 from runtime.bundle import sha256
 
-CHANGES = ["measure.budget=0.1", 'targets.openvino.cpu="avx2"']
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, tiny_onnx, tiny_data):
-    """A run for OpenVINO on an older processor and ONNX Runtime on this one."""
-    folder = tmp_path_factory.mktemp("pack")
-    np.savez(folder / "data.npz", x=tiny_data[0], y=tiny_data[1])
-    report = run(
-        tiny_onnx, out=folder / "out", changes=CHANGES, silent=True, data=folder / "data.npz",
-        targets=["openvino", "onnxruntime"], max_drop="90pp",
-    )  # fmt: skip
-    return report, folder / "out" / "bundle"
-
-
-def test_the_bundle_runs_here_and_answers_as_it_did(made):
-    _, bundle = made
+def test_the_bundle_runs_here_and_answers_as_it_did(finished):
+    _, bundle = finished
     manifest = json.loads((bundle / "manifest.json").read_text())
     for entry in manifest["engines"]:
         with runtime.load(bundle, entry["name"], check=True, rebuild=False) as model:
@@ -38,8 +22,8 @@ def test_the_bundle_runs_here_and_answers_as_it_did(made):
     assert x.shape == (4, 3, 8, 8)
 
 
-def test_what_limits_kernels_here_stays_here(made):
-    report, bundle = made
+def test_what_limits_kernels_here_stays_here(finished):
+    report, bundle = finished
     entries = {one["target"]: one for one in json.loads((bundle / "manifest.json").read_text())["engines"]}
     assert "isa" not in entries["openvino"]["options"]
     row = report.row(report.chosen["openvino"])
@@ -47,15 +31,15 @@ def test_what_limits_kernels_here_stays_here(made):
     assert any(note.startswith("openvino: for avx2; figures are those of its kernels") for note in report.notes)
 
 
-def test_the_papers_are_in_it_and_under_its_checksums(made):
-    _, bundle = made
+def test_the_papers_are_in_it_and_under_its_checksums(finished):
+    _, bundle = finished
     files = json.loads((bundle / "manifest.json").read_text())["files"]
     for name in ("USE.md", "sbom.json", "Dockerfile.openvino", "Dockerfile.onnxruntime"):
         assert files[name] == {"sha256": sha256(bundle / name), "bytes": (bundle / name).stat().st_size}
     names = [one["name"] for one in json.loads((bundle / "sbom.json").read_text())["components"]]
-    assert sorted(names) == sorted(made[0].chosen.values())
+    assert sorted(names) == sorted(finished[0].chosen.values())
 
 
-def test_samples_stay_at_home_where_that_is_asked_for(made):
+def test_samples_stay_at_home_where_that_is_asked_for(finished):
     assert pack._golden_feeds(None, None, 0) == {}
     assert pack._answers(None, {}, None) is None
