@@ -97,7 +97,7 @@ class Builder:
         log: where vendors' chatter goes.
         progress: told what is being done.
         limits: of compiling and the first answer.
-        threads: of steps on torch models, whose sums are rounded otherwise with more; all cores by default.
+        threads: of steps on torch models, whose sums may be rounded otherwise with more; all cores by default.
     """
 
     def __init__(
