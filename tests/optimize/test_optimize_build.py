@@ -418,6 +418,8 @@ def test_a_compiler_without_end_or_without_measure_is_stopped(make, subject, mon
 
 def test_recovery_learns_from_the_latest_model_that_is_not_pruned(tmp_path, tiny_data, monkeypatch):
     """The original at first; after a recovery that came before any pruning, what that made of it."""
+    import torch
+
     from optimize.steps import export, prune_channels, recover
 
     (tmp_path / "model.py").write_text(
@@ -437,11 +439,12 @@ def test_recovery_learns_from_the_latest_model_that_is_not_pruned(tmp_path, tiny
     @functools.wraps(call)
     def spied(self, model, context):
         teachers.append(context.original.module)
+        assert torch.get_num_threads() == 3
         return call(self, model, context)
 
     monkeypatch.setattr(recover.Step, "__call__", spied)
     places = tmp_path / "failed", tmp_path / "log.txt"
-    builder = Builder(found, Cache(tmp_path / "cache"), {}, *places, Progress(1, silent=True))
+    builder = Builder(found, Cache(tmp_path / "cache"), {}, *places, Progress(1, silent=True), None, 3)
     learn = recover.Step(epochs=1, batch=32)
     one = replace(
         candidate("reference"),
