@@ -38,8 +38,8 @@ SCHEMA = 1
 FILE = "recipe.lock"
 MACHINE = ("system", "architecture", "cpu", "instruction_sets", "cores", "gpus")  # by which sums may round otherwise
 NEVER_THE_SAME = (
-    "what holds times, dates and measured figures is never the same bytes: report/, sbom.json, manifest.json; nor need "
-    "golden answers be, which are the compiled engines'"
+    "what holds times, dates and measured figures is never the same bytes: report/, sbom.json, manifest.json; USE.md "
+    "and the Dockerfiles have the output folder's name; golden answers are the compiled engines'"
 )
 
 
