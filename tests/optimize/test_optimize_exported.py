@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from optimize import recipe, sources, starter
-from optimize.build import _origin
 from optimize.inspection import inspect
 from optimize.models import TorchModel
+from optimize.origin import origin
 from optimize.sources import ModelSpec
 from optimize.steps.export import Step
 from optimize.verify import judge
@@ -187,7 +187,7 @@ def test_torchscript_is_exported_with_all_its_ways(scripted, make_context):
 def test_programs_of_the_same_weights_are_told_apart_by_their_files(tmp_path):
     for name, forks in (("a.ts", False), ("b.ts", True)):
         torch.jit.script(Net(forks).eval()).save(tmp_path / name)
-    assert len({_origin(model(str(tmp_path / name), X)) for name in ("a.ts", "b.ts")}) == 2
+    assert len({origin(model(str(tmp_path / name), X)) for name in ("a.ts", "b.ts")}) == 2
 
 
 @pytest.mark.parametrize("step", ["prune_channels", "recover"])

@@ -6,9 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from optimize import sources
-from optimize.build import _origin
 from optimize.flags import to_recipe
 from optimize.models import read_onnx
+from optimize.origin import origin
 from optimize.progress import Progress
 from optimize.sources import ModelSpec
 from optimize.steps import get
@@ -67,7 +67,7 @@ def test_weights_in_any_file_beside_it_are_read_and_belong_to_the_model(tmp_path
     data.write_bytes((W * 2).tobytes())  # the same .onnx with other weights is another model
     second = load(path)
     np.testing.assert_allclose(second.open().run({"x": X})["y"], X @ W * 2, rtol=1e-5)
-    assert _origin(read_onnx(first.model)) != _origin(read_onnx(second.model))
+    assert origin(read_onnx(first.model)) != origin(read_onnx(second.model))
 
 
 # opsets
