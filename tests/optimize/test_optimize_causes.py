@@ -62,7 +62,7 @@ def lined_up(**unrounded):
     candidates = [SimpleNamespace(name=name, target=target) for name in unrounded]
     built = {name: SimpleNamespace(files={}, body=name) for name in unrounded}
     rows = {name: Rowlike(name=name, noise=[]) for name in unrounded}
-    subject = SimpleNamespace(splits=SimpleNamespace(calibrate="data", validate="more"), own_labels=False)
+    subject = SimpleNamespace(calls=SimpleNamespace(calibrate="data", validate="more"), own_labels=False)
     return subject, SimpleNamespace(unrounded=ask), candidates, built, rows
 
 

@@ -38,7 +38,7 @@ def subject(change=lambda x: x, samples=160):
     parts = {name: {"image": x, "y": y} for name in ("validate", "test")}
     parts["calibrate"] = {"image": np.ascontiguousarray(change(x), np.float32), "y": y}
     return SimpleNamespace(
-        splits=from_arrays(parts, "here"), metric=metrics.get("accuracy"), classes=5, own_labels=True
+        calls=from_arrays(parts, "here"), metric=metrics.get("accuracy"), classes=5, own_labels=True
     )
 
 
@@ -57,12 +57,12 @@ def test_calibrate_that_was_treated_otherwise_is_told_by_what_takes_it_back(chan
 
 def test_other_labels_are_no_change_of_the_data(exported):
     one = subject()
-    parts = {split.name: split.take(160) for split in one.splits}
+    parts = {split.name: split.take(160) for split in one.calls}
     shuffled = from_arrays(
         {name: {**f, "y": (y + 1) % 5 if name == "calibrate" else y} for name, (f, y) in parts.items()}, "here"
     )
     assert "other data, or other labels" in cause_of(
-        SimpleNamespace(**{**vars(one), "splits": shuffled}), exported, exported, 1.0
+        SimpleNamespace(**{**vars(one), "calls": shuffled}), exported, exported, 1.0
     )
 
 

@@ -66,7 +66,7 @@ def world(monkeypatch, tmp_path):
         monkeypatch.setattr(repair, "regained", lambda *asked: layers)
         monkeypatch.setattr(repair, "measure", measure)
         builder = SimpleNamespace(unrounded=lambda one: "before", build=build)
-        subject = SimpleNamespace(splits=SimpleNamespace(calibrate=None), feeds={})
+        subject = SimpleNamespace(calls=SimpleNamespace(calibrate=None), feeds={})
         built = Built(None, {}, SimpleNamespace(name="t-int8"), "", (), None)
         found = repair.repaired(
             subject, builder, candidate, built, lambda one, made: len(one.steps[-1].layers) >= enough,
@@ -189,7 +189,7 @@ def test_the_fewest_layers_that_hold_are_found_by_halving(monkeypatch, wanted):
     monkeypatch.setattr(repair, "regained", lambda *asked: layers)
     monkeypatch.setattr(repair, "_costs", lambda *asked: repair._Costs({one.name: 1.0 for one in layers}, 0.1))
     candidate = Candidate("t", "steps", SimpleNamespace(name="t"), (Static(),), {}, SCHEME, None, Repair())
-    subject = SimpleNamespace(splits=SimpleNamespace(calibrate=None), feeds={})
+    subject = SimpleNamespace(calls=SimpleNamespace(calibrate=None), feeds={})
     builder = SimpleNamespace(unrounded=lambda candidate: 1, build=build)
     found = repair.repaired(
         subject, builder, candidate, Built(None, {}, None, "", (), None), lambda *asked: tries[-1] >= wanted,
