@@ -1,7 +1,7 @@
 """The zoo's splits, as its README has them."""
 
 import numpy as np
-from zoo import imagenet, script
+from scripts import imagenet, script
 
 
 def cifar10():

@@ -1,8 +1,8 @@
 """Entry points of the zoo's torch models, with their original weights."""
 
 import torch
+from scripts import script
 from torch import nn
-from zoo import script
 
 
 def resnet20():
