@@ -63,3 +63,7 @@ class Detector(nn.Module):
 def fastestdet():
     module = script("fastestdet")
     return Detector(module.load(), module.SIZE).eval()
+
+
+def kws():
+    return script("mlperftiny_kws_dscnn").load()
