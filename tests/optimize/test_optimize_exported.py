@@ -199,7 +199,7 @@ def test_a_program_cannot_be_changed_in_torch(step):
         "steps": [{"use": step, **settings}],
         "targets": {"reference": {}},
     }
-    with pytest.raises(InputError, match=f"the step '{step}' changes a torch module, and net.pt2 is a program"):
+    with pytest.raises(InputError, match=f"the step '{step}' changes a torch module, and .*net.pt2 is a program"):
         recipe.from_table(table, recipe.Path())
 
 
