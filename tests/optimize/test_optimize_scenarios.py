@@ -20,7 +20,7 @@ from runtime.errors import InputError, WorkError
 
 @pytest.fixture
 def engine(tiny_onnx):
-    return contestant(str(tiny_onnx), (), None, False)[0]
+    return contestant(str(tiny_onnx), (), None, False, {}, {})[0]
 
 
 def feeds(batch):

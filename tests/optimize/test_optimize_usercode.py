@@ -23,10 +23,10 @@ def write(folder: Path, text: str, name: str = "model.py") -> str:
 
 
 def test_two_files_of_one_name_do_not_collide(tmp_path):
-    first = load_callable(write(tmp_path / "a", "def build(): return 'a'"), "model")
-    second = load_callable(write(tmp_path / "b", "def build(): return 'b'"), "model")
+    first = load_callable(write(tmp_path / "a", "def build(): return 'a'", "twin.py"), "model")
+    second = load_callable(write(tmp_path / "b", "def build(): return 'b'", "twin.py"), "model")
     assert (first(), second()) == ("a", "b")
-    assert "model" not in sys.modules and first.__module__ != second.__module__
+    assert "twin" not in sys.modules and first.__module__ != second.__module__
 
 
 def test_a_file_is_imported_once(tmp_path):
