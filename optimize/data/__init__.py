@@ -322,7 +322,9 @@ def _array(value: Any, where: str) -> Array:
 
 def _castable(value: Array, spec: TensorSpec) -> bool:
     wanted = np.dtype(spec.dtype)
-    return (value.dtype.kind in "iuf" and wanted.kind == "f") or (value.dtype.kind in "iu" and wanted.kind in "iu")
+    # a table's whole numbers are int64; a picture's uint8 may want a scale, which nobody but the user knows
+    floats = value.dtype.kind == "f" or value.dtype == np.int64
+    return (floats and wanted.kind == "f") or (value.dtype.kind in "iu" and wanted.kind in "iu")
 
 
 def _cast(name: str, value: Array, inputs: Sequence[TensorSpec]) -> Array:

@@ -44,7 +44,7 @@ def whole(x):
 """
 DATA = """
 import numpy as np
-from model import whole
+from recurrent import whole
 
 def splits():
     random = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def held():
 """
 RECIPE = """
 [model]
-entry = "model.py:build"
+entry = "recurrent.py:build"
 states = { h = "hn" }
 [model.inputs.x]
 shape = ["batch", 6]
@@ -85,7 +85,7 @@ budget = 0.1
 def folder(tmp_path_factory):
     """The model, its data and its recipe."""
     folder = tmp_path_factory.mktemp("gru")
-    for name, text in (("model.py", MODEL), ("data.py", DATA), ("recipe.toml", RECIPE)):
+    for name, text in (("recurrent.py", MODEL), ("data.py", DATA), ("recipe.toml", RECIPE)):
         (folder / name).write_text(text)
     return folder
 
@@ -104,7 +104,7 @@ def whole(folder):
     """The outputs of a batch of recordings by a net that takes them in one piece."""
     from optimize.usercode import load_callable
 
-    return load_callable(f"{folder / 'model.py'}:whole", "model")
+    return load_callable(f"{folder / 'recurrent.py'}:whole", "model")
 
 
 def test_a_run_judges_whole_recordings_and_times_one_step(report):
@@ -212,4 +212,4 @@ def test_a_number_for_an_input_that_no_file_has_is_refused(report, folder):
         with pytest.raises(InputError, match=said):
             evaluate_all([place], data, None, None, None, "1pp", None, False, states, fixed)
     with pytest.raises(InputError, match=r"does not say the shapes of its states: optimize export it"):
-        evaluate_all([f"{folder / 'model.py'}:build"], data, None, None, None, "1pp", None, False, ["h=hn"])
+        evaluate_all([f"{folder / 'recurrent.py'}:build"], data, None, None, None, "1pp", None, False, ["h=hn"])
