@@ -124,7 +124,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
 
     progress.stage("check the model and the data")
     subject = prepare(asked, progress, log)
-    candidates = pinned.candidates(subject) if pinned else plan.expand(asked, machine)
+    candidates = pinned.candidates(subject) if pinned else plan.expand(asked, machine, subject.plans)
 
     progress.stage("make the candidates")
     versions = host.versions(DISTRIBUTIONS)
@@ -227,7 +227,7 @@ def _help(asked: Recipe, pinned: Pinned | None) -> NoReturn:
         subject = prepare(asked, silent, work / LOG)
         threads = pinned.lock.threads if pinned else None
         builder = Builder(subject, Cache(work), {}, work, work / LOG, silent, asked.limits, threads)
-        builder.train(pinned.candidates(subject) if pinned else plan.expand(asked, host.facts()))
+        builder.train(pinned.candidates(subject) if pinned else plan.expand(asked, host.facts(), subject.plans))
     raise SystemExit(0)
 
 

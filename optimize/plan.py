@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
@@ -11,6 +12,7 @@ from optimize.recipe import Recipe
 from optimize.steps import Settings, behind, get, gives, name_of, takes
 from optimize.steps.quantize_static import Step as Static
 from optimize.steps.repair import Step as Repair
+from runtime.errors import InputError
 from runtime.host import Host
 from targets import Scheme, Target
 
@@ -36,19 +38,48 @@ class Candidate:
     repair: Repair | None = field(default=None)
 
 
-def expand(recipe: Recipe, host: Host) -> list[Candidate]:
-    """The candidates of a recipe, target by target.
+def expand(recipe: Recipe, host: Host, plans: Sequence[tuple[Settings, ...]] | None = None) -> list[Candidate]:
+    """The candidates of a recipe, or of several lists of steps in their place, target by target.
 
     The exact steps make the plain model; where the recipe has no others, that is all there is beside the vendor's
     default. Where it changes the model both in torch and in ONNX, the latter alone is a candidate too: one sees what
     pruning brings over quantizing by itself. A step that stands for several ways is a candidate in each. A target that
     computes in half precision as the graph says gets a cast to fp16, alone and after the other steps; one that computes
     in bf16 by an option, as its vendor ships it, gets what is asked for with that option too. Of a target that
-    cannot be built here only the last is kept: it travels as a source.
+    cannot be built here only the last is kept: it travels as a source. Patterns in [search] leave candidates out.
     """
+    found: dict[str, Candidate] = {}
+    every = [steps for steps in plans or [recipe.all_steps()]]
+    titles = [_label(steps) for steps in every]
+    for steps, title in zip(every, titles, strict=True):
+        # two shares of channels to prune, say: what sets them apart is said then
+        full = titles.count(title) > 1
+        for one in _expanded(recipe, host, steps, full):
+            found.setdefault(one.name, one)
+    return _chosen(recipe, [one for name in recipe.targets for one in found.values() if one.target.name == name])
+
+
+def _chosen(recipe: Recipe, candidates: list[Candidate]) -> list[Candidate]:
+    """Those that [search] leaves; raises InputError where a pattern matches none."""
+    names = [one.name for one in candidates if one.role == "steps"]
+    for pattern in (*recipe.search.only, *recipe.search.skip):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InputError(f"no candidate is called '{pattern}'; there are {', '.join(names) or 'none'}.")
+
+    def left(name: str) -> bool:
+        only, skip = recipe.search.only, recipe.search.skip
+        return (not only or any(fnmatchcase(name, one) for one in only)) and not any(
+            fnmatchcase(name, one) for one in skip
+        )
+
+    return [one for one in candidates if one.role != "steps" or left(one.name)]
+
+
+def _expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: bool) -> list[Candidate]:
+    """The candidates of one list of steps."""
     found: list[Candidate] = []
-    searched = [step for step in recipe.all_steps() if isinstance(step, Repair) and not step.layers]
-    listed = tuple(step for step in recipe.all_steps() if step not in searched)
+    searched = [step for step in steps if isinstance(step, Repair) and not step.layers]
+    listed = tuple(step for step in steps if step not in searched)
     for name, asked in recipe.targets.items():
         target = target_folder.get(name)
         scheme = target.scheme(asked.get("cpu", "host"), host)
@@ -67,7 +98,7 @@ def expand(recipe: Recipe, host: Host) -> list[Candidate]:
                 why_not,
                 searched[0] if searched and role == "steps" else None,
             )
-            for label, role, steps, more in _ways(listed, target, narrow)
+            for label, role, steps, more in _ways(listed, target, narrow, full)
             if (role != "vendor" or vendor != options) and not any(step.unfit(scheme) for step in steps)
         ]
         found += [one for one in made if one.role != "vendor"][-1:] if why_not else made
@@ -94,7 +125,7 @@ def remarks(recipe: Recipe, host: Host) -> list[str]:
 
 
 def _ways(
-    steps: tuple[Settings, ...], target: Target, narrow: Mapping[str, Any]
+    steps: tuple[Settings, ...], target: Target, narrow: Mapping[str, Any], full: bool = False
 ) -> Iterator[tuple[str, str, tuple[Settings, ...], Mapping[str, Any]]]:
     """Label, role, steps and options of a target's candidates; what is asked for comes last."""
     plainly = tuple(get("export")() if _rounds_in_torch(step) else step for step in steps)
@@ -104,15 +135,15 @@ def _ways(
     yield "fp32", "plain", exact, {}
     yield "default", "vendor", exact, {}
     if half:
-        yield _label(half), "steps", behind(exact, *half), {}
-    if exact != late != steps and _label(late) != _label(steps):
+        yield _label(half, full), "steps", behind(exact, *half), {}
+    if exact != late != steps and _label(late, full) != _label(steps, full):
         for way in _each(late):
-            yield _label(way + half), "steps", behind(way, *half), {}
+            yield _label(way + half, full), "steps", behind(way, *half), {}
     if steps != exact:
         for way in _each(steps):
             if narrow:
-                yield f"{_label(way)}-bf16", "steps", way, narrow
-            yield _label(way + half), "steps", behind(way, *half), {}
+                yield f"{_label(way, full)}-bf16", "steps", way, narrow
+            yield _label(way + half, full), "steps", behind(way, *half), {}
 
 
 def _rounds_in_torch(step: Settings) -> bool:
@@ -144,6 +175,7 @@ def role_of(candidates: Sequence[Candidate], target: str, role: str) -> Candidat
     return next((candidate for candidate in own if candidate.role == role), own[0])
 
 
-def _label(steps: Sequence[Settings]) -> str:
-    """Each word once: pruned by channels and by blocks is `pruned`."""
-    return "-".join(dict.fromkeys(step.title() for step in steps if step.title()))
+def _label(steps: Sequence[Settings], full: bool = False) -> str:
+    """Each word once: pruned by channels and by blocks is `pruned`; `full` with how much."""
+    titles = [f"{step.title()}{step.amount() if full else ''}" for step in steps if step.title()]
+    return "-".join(dict.fromkeys(titles))

@@ -46,7 +46,7 @@ def preflight(what: str, changes: Sequence[str] = (), **flags: Any) -> dict[str,
         with chatter_to(log) as screen, contextlib.closing(Progress(2, screen)) as progress:
             progress.stage("check the model and the data")
             subject = prepare(asked, progress, log, every_target=False)
-            candidates = plan.expand(asked, machine)
+            candidates = plan.expand(asked, machine, subject.plans)
             progress.stage("try each target")
             versions = host.versions(DISTRIBUTIONS)
             builder = Builder(subject, Cache(default_folder()), versions, Path(folder), log, progress, asked.limits)

@@ -144,6 +144,16 @@ class Measure(_Table):
     seed: int = 0
 
 
+class Search(_Table):
+    """[search]: patterns of candidates' names, which alone, or which not, are to be made.
+
+    A target's plain model and its vendor's default are always there, for comparison.
+    """
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+
 class Limits(_Table):
     """[limits]: of one candidate's compiling and first answer; a candidate that goes over them has failed."""
 
@@ -171,19 +181,22 @@ class Recipe(_Table):
     model: Model
     data: Data
     pre: tuple[Pre, ...] = ()
-    steps: tuple[Any, ...] = ()
+    steps: tuple[Any, ...] | Literal["auto"] = ()
     targets: dict[str, dict[str, Any]] = Field(min_length=1)
     constraints: Constraints = Constraints()
     measure: Measure = Measure()
+    search: Search = Search()
     limits: Limits = Limits()
     bundle: BundleTable = BundleTable()
     device: Device = Device()
 
     @field_validator("steps", mode="before")
     @classmethod
-    def _steps(cls, value: Any) -> tuple[Settings, ...]:
+    def _steps(cls, value: Any) -> tuple[Settings, ...] | Literal["auto"]:
+        if value == "auto":
+            return "auto"
         if not isinstance(value, (list, tuple)):
-            raise ValueError("it is a list of tables: [[steps]]")
+            raise ValueError('it is a list of tables, [[steps]], or "auto": what is worth a try for this model')
         return tuple(_step(table) for table in value)
 
     @field_validator("targets")
@@ -223,12 +236,28 @@ class Recipe(_Table):
         return self._resolve(name) if name and ":" in name else name
 
     def all_steps(self) -> tuple[Settings, ...]:
-        """The steps with export and simplify put in, paths absolute; raises InputError for an order that cannot be."""
+        """The steps with export and simplify put in, paths absolute; raises InputError for an order that cannot be.
+
+        Of "auto" these are but the exact ones; what else there is `automatic.lists` tells.
+        """
+        return self.whole(() if self.steps == "auto" else self.steps)
+
+    def is_program(self) -> bool:
+        """The model is a program that torch wrote, which cannot be changed nor trained."""
+        place = self._resolve(_place("model", self.model))
+        return (self.model.source or sources.detect(place)) == "torch" and is_program(place)
+
+    def whole(self, listed: Sequence[Settings]) -> tuple[Settings, ...]:
+        """Steps with those that come by themselves for this model, paths absolute.
+
+        Raises:
+            InputError: they cannot be in this order, or not of this model.
+        """
         place = self._resolve(_place("model", self.model))
         source = self.model.source or sources.detect(place)
-        listed = [step.resolved(self._resolve) for step in self.steps]
+        listed = [step.resolved(self._resolve) for step in listed]
         found = steps.complete(listed, sources.gives(source))
-        fixed = source == "torch" and is_program(place)
+        fixed = self.is_program()
         if unfit := [steps.name_of(step) for step in found if fixed and steps.gives(step) is TorchModel]:
             raise InputError(
                 f"the step '{unfit[0]}' changes a torch module, and {place} is a program, which cannot be changed nor "
@@ -244,6 +273,8 @@ class Recipe(_Table):
     def plain(self) -> dict[str, Any]:
         """As JSON values, the steps with their names."""
         data = self.model_dump(mode="json", exclude={"steps"}, exclude_none=True)
+        if self.steps == "auto":
+            return {**data, "steps": "auto"}
         return {**data, "steps": [{"use": steps.name_of(s), **s.model_dump(mode="json")} for s in self.steps]}
 
     def _resolve(self, place: str) -> str:

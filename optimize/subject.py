@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import targets
-from optimize import calibration, metrics, padding, preprocessing, sources
+from optimize import automatic, calibration, metrics, padding, preprocessing, sources
 from optimize import data as data_folder
 from optimize.baked import Baked, differs, runs
 from optimize.classes import aligned
@@ -18,7 +18,7 @@ from optimize.models import Axes, OnnxModel, TorchModel, read_onnx
 from optimize.progress import Progress
 from optimize.recipe import Recipe
 from optimize.report import Data, SplitFacts
-from optimize.steps import name_of
+from optimize.steps import Settings, name_of
 from optimize.steps.fold_postprocessing import Step as FoldPostprocessing
 from optimize.streams import frame_labels, unrolled
 from runtime.contender import Contender, Worker
@@ -52,6 +52,7 @@ class Subject:
         feeds: the arrays of each timed call: the first samples of validate.
         notes: what a reader of the report should know.
         pre: what makes the inputs of raw samples.
+        plans: the lists of steps to try, each complete.
         classes: how many kinds of labels there are; None where they are no whole numbers.
     """
 
@@ -72,6 +73,7 @@ class Subject:
     feeds: dict[str, Array]
     notes: tuple[str, ...]
     pre: tuple[PreSpec, ...] = ()
+    plans: tuple[tuple[Settings, ...], ...] = ()
     classes: int | None = None
 
     @property
@@ -224,6 +226,8 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
     few = 0 if streaming else calibration.FEW  # a recording has many steps
     odd = calibration.check(material.facts, few) if recipe.data.check else []
     contender = replace(spec, inputs=inputs).contender()
+    plans = automatic.lists(recipe, original.model, material.facts)
+    planned = [step for plan in plans for step in plan]
     axes = _axes(recipe, inputs, material.axes)
     first = inputs[0].shape[0] if inputs[0].shape else 1
     if isinstance(first, int):
@@ -236,13 +240,13 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
             evaluate_batch = limits["min"]
 
     progress.say("the original's first answers")
-    for step in recipe.all_steps():
+    for step in planned:
         if isinstance(step, FoldPostprocessing):
             contender = replace(contender, decoding=_decoding(step, contender, material, evaluate_batch, log))
     least = evaluate_batch if isinstance(first, int) else axes[first]["min"]
     padded = material.try_out(contender, inputs, material.splits.validate, evaluate_batch, log, least)
     metric = material.metric
-    choice, samples, told = _choice(recipe, material)
+    choice, samples, told = _choice(any(step.trains for step in planned), material)
     calls = material.splits
     if streaming:
         progress.say("the states of the original")
@@ -278,6 +282,7 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
         feeds=resized(padding.at_best(timed, batch, inputs, material.axes), batch, timed.axes),
         notes=(*original.notes, *material.notes, *odd, *told, *padded),
         pre=material.pre,
+        plans=plans,
         classes=max(
             (int(one.labels[1]) + 1 for one in material.facts.values() if one.labels is not None), default=None
         ),
@@ -338,11 +343,11 @@ def _decoding(
         raise InputError(f"the step 'fold_postprocessing': {error}") from error
 
 
-def _choice(recipe: Recipe, material: Material) -> tuple[Split, int, list[str]]:
+def _choice(trained: bool, material: Material) -> tuple[Split, int, list[str]]:
     """The samples to choose by, how many they are, and what a reader should know of them."""
     splits, own = material.splits, material.facts["validate"].samples
     more = min(FEW - own, material.facts["calibrate"].samples)
-    if more <= 0 or any(step.trains for step in recipe.all_steps()):
+    if more <= 0 or trained:
         return splits.validate, own, []
 
     def passes() -> Iterator[Batch]:

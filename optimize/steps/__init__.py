@@ -54,6 +54,10 @@ class Settings(BaseModel):
         """What a candidate's name says of these settings: the step's label, and what is not its default."""
         return self.label
 
+    def amount(self) -> str:
+        """How much of it, for a name that is to tell two settings apart; empty where that is no matter of degree."""
+        return ""
+
     def check_order(self, before: "tuple[Settings, ...]", after: "tuple[Settings, ...]") -> None:
         """Raise InputError where this step makes no sense between these."""
 

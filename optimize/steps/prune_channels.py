@@ -74,6 +74,10 @@ class Step(Settings):
             raise ValueError("give exactly one of ratio (share to remove), macs and parameters (shares to keep)")
         return self
 
+    def amount(self) -> str:
+        """The share that is kept, in percent: of multiplications, of parameters or of channels."""
+        return f"{100 * (self.macs or self.parameters or 1 - (self.ratio or 0)):.0f}"
+
     def resolved(self, resolve: Callable[[str], str]) -> "Step":
         """With the path in `recover` made absolute."""
         return self.model_copy(update={"recover": self.recover.resolved(resolve)}) if self.recover else self
