@@ -15,6 +15,8 @@ from runtime.contender import Contender, Worker
 from runtime.errors import InputError, WorkError
 from runtime.tensors import Array
 
+FIRST_LOOK = 128  # samples, after which a contender may be given up
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -25,12 +27,14 @@ class Scores:
         details: by name, how the answers differ from the original's.
         failed: name to reason, of those that did not get through.
         wrong: name to reason, of those that gave NaN or infinity where the original did not.
+        given_up: name to reason, of those that were asked no further; their statistics are of the first samples.
     """
 
     statistics: Mapping[str, Rows]
     details: Mapping[str, Detail]
     failed: Mapping[str, str]
     wrong: Mapping[str, str]
+    given_up: Mapping[str, str]
 
 
 def evaluate(
@@ -41,6 +45,7 @@ def evaluate(
     *,
     own_labels: bool = True,
     fixed: bool = False,
+    hopeless: Callable[[Rows, Rows], str] | None = None,
     log: Path | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Scores:
@@ -53,6 +58,8 @@ def evaluate(
         batch: samples a call.
         own_labels: without, the original's first output stands for the labels.
         fixed: the model takes exactly `batch` samples; the last call is filled up, and its surplus dropped.
+        hopeless: asked after FIRST_LOOK samples, and after each doubling of them, with the original's rows and a
+            contender's: why there is no use in asking it further, or nothing.
         log: where the workers' chatter goes.
         progress: told how many samples are done.
 
@@ -68,7 +75,9 @@ def evaluate(
     decoding = contenders[0].decoding
     numbers = decoding is None or decoding.kind == "softmax"
     details = {contender.name: Answers(numbers) for contender in contenders}
+    given_up: dict[str, str] = {}
     seen = rows = 0
+    look = FIRST_LOOK
     try:
         for feeds, labels in split.batches(batch):
             size = len(next(iter(feeds.values())))
@@ -77,7 +86,7 @@ def evaluate(
             sound, truth, own = True, dict[str, Array](), None
             for contender in contenders:
                 name = contender.name
-                if name in failed or name in wrong:
+                if name in failed or name in wrong or name in given_up:
                     continue
                 try:
                     if name not in workers:
@@ -111,11 +120,21 @@ def evaluate(
                     details[name].update(truth, outputs, own, rows)
             seen, rows = seen + size, rows + len(first(truth))
             progress(seen)
+            if hopeless is None or seen < look:
+                continue
+            look *= 2
+            for contender in contenders[1:]:
+                name = contender.name
+                if name in failed or name in wrong or name in given_up:
+                    continue
+                if reason := hopeless(Rows.joined(found[original]), Rows.joined(found[name])):
+                    given_up[name] = reason
+                    workers.pop(name).close()
     finally:
         for worker in workers.values():
             worker.close()
     kept = {name: Rows.joined(parts) for name, parts in found.items() if name not in failed and name not in wrong}
-    return Scores(kept, {name: details[name].finish() for name in kept}, failed, wrong)
+    return Scores(kept, {name: details[name].finish() for name in kept}, failed, wrong, given_up)
 
 
 def answers(contender: Contender, outputs: Mapping[str, Array], size: int, batch: int) -> dict[str, Array]:
