@@ -33,6 +33,8 @@ States = Annotated[
     list[str] | None, typer.Option("--state", help="INPUT=OUTPUT: what the next call takes; may be repeated.")
 ]
 Fixed = Annotated[list[str] | None, typer.Option("--fix", help="INPUT=NUMBER that it always gets; may be repeated.")]
+Only = Annotated[list[str] | None, typer.Option(help="Make only candidates of this name, *int8* say; may be repeated.")]
+Skip = Annotated[list[str] | None, typer.Option(help="Make no candidates of this name; may be repeated.")]
 MetricName = Annotated[str | None, typer.Option("--metric", help="accuracy, top5, mse, mae, or file.py:function.")]
 Better = Annotated[str | None, typer.Option(help="higher or lower, for a metric of your own.")]
 Strict = Annotated[bool, typer.Option("--strict", help="'cannot tell' counts as not met: exit code 1.")]
@@ -110,6 +112,8 @@ def run(
     fix: Fixed = None,
     max_drop: Annotated[str | None, typer.Option(help="0.005, 0.5pp or 1%; 1pp by default.")] = None,
     objective: Annotated[str | None, typer.Option(help="latency, size, memory or throughput.")] = None,
+    only: Only = None,
+    skip: Skip = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write: optimized, or reproduced.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
     locked: Annotated[Path | None, typer.Option(help="DIR/recipe.lock: make that again, bit by bit.")] = None,
@@ -122,9 +126,9 @@ def run(
 
     out = out or Path("reproduced" if locked else "optimized")
     report = run(
-        model, out=out, changes=set_ or (), locked=locked, strict=strict, data=data, targets=target, metric=metric,
-        better=better, weights=weights, shape=shape, max_drop=max_drop, objective=objective, trust=trust, states=state,
-        fixed=fix,
+        model, out=out, changes=[*(set_ or ()), *_patterns(only, skip)], locked=locked, strict=strict, data=data,
+        targets=target, metric=metric, better=better, weights=weights, shape=shape, max_drop=max_drop,
+        objective=objective, trust=trust, states=state, fixed=fix,
     )  # fmt: skip
     return _show(report, out, json)
 
@@ -138,6 +142,8 @@ def plan(
     shape: Shape = None,
     state: States = None,
     fix: Fixed = None,
+    only: Only = None,
+    skip: Skip = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
     trust: Trust = False,
     json: Json = False,
@@ -145,8 +151,9 @@ def plan(
     """What a run would do, which targets take the model here, and how long it takes; writes nothing."""
     from optimize.preflight import preflight
 
+    changes = [*(set_ or ()), *_patterns(only, skip)]
     found = preflight(
-        model, set_ or (), data=data, targets=target, weights=weights, shape=shape, trust=trust, states=state, fixed=fix
+        model, changes, data=data, targets=target, weights=weights, shape=shape, trust=trust, states=state, fixed=fix
     )
     print_(found, json)
     return int(all(row["runs_here"] == "no" for row in found["targets"].values()))
@@ -356,3 +363,10 @@ def print_(found: dict[str, Any], json: bool) -> None:
         from optimize.report import plain
 
         plain.show(found)
+
+
+def _patterns(only: list[str] | None, skip: list[str] | None) -> list[str]:
+    """[search] of the recipe, as --set has it."""
+    import json
+
+    return [f"search.{key}={json.dumps(names)}" for key, names in (("only", only), ("skip", skip)) if names]

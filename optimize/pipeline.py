@@ -349,7 +349,8 @@ def _choose(run: _Run, rows: Rows, max_drop: float, margin: float) -> dict[str, 
         plain = role_of(run.candidates, target, "plain")
         choices[target] = select.choose(
             [rows[candidate.name] for candidate in own], run.asked.constraints.objective, max_drop, plain.name,
-            margin, run.subject.batch,
+            margin, run.subject.batch, select.limits(run.asked.constraints, run.asked.device, run.subject.batch),
+            run.asked.constraints.percentile,
         )  # fmt: skip
     return choices
 

@@ -125,10 +125,19 @@ class Pre(_Table):
 
 
 class Constraints(_Table):
-    """[constraints]: `max_drop` in the metric's unit, or "0.5pp", or "1%" of the original's value."""
+    """[constraints]: `max_drop` in the metric's unit, or "0.5pp", or "1%" of the original's value.
+
+    Further limits, any mixture: milliseconds of a call at a percentile (which the objective latency goes by too),
+    samples a second, the engine's size and its resident memory.
+    """
 
     max_drop: float | str = "1pp"
     objective: Objective = "latency"
+    max_latency_ms: float | None = Field(default=None, gt=0)
+    percentile: Literal[50, 90, 99] = 50
+    min_throughput: float | None = Field(default=None, gt=0)
+    max_size_mib: float | None = Field(default=None, gt=0)
+    max_memory_mib: float | None = Field(default=None, gt=0)
 
     @field_validator("max_drop", mode="before")
     @classmethod
@@ -162,7 +171,7 @@ class Limits(_Table):
 
 
 class Device(_Table):
-    """[device]: what the device has, in MiB; `optimize plan` says what does not fit."""
+    """[device]: what the device has, in MiB: limits of size and memory; `optimize plan` says what does not fit."""
 
     flash_mib: float | None = Field(default=None, gt=0)
     ram_mib: float | None = Field(default=None, gt=0)

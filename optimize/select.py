@@ -1,14 +1,70 @@
 """The choice: one candidate a target, by the objective's point estimate, among those that lose no more than allowed.
 
-Looks at *validate* only. Eligible is what was measured, does not `exceed`, and whose drop as estimated is at most
-`max_drop`. Of these the best by the objective is taken. `cannot tell` gives way to `within` where it is not truly
-better: where the objective's difference lies inside what can be told apart.
+Looks at *validate* only, and at the limits of time, size and memory. Eligible is what was measured, does not `exceed`,
+and whose drop as estimated is at most `max_drop`. Of these the best by the objective is taken. `cannot tell` gives way
+to `within` where it is not truly better: where the objective's difference lies inside what can be told apart. Accuracy
+is never given for a limit of another kind: where none that holds it meets them all, the one that comes nearest enters,
+and is said not to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from optimize.recipe import Constraints, Device
 from optimize.report import Accuracy, Row
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One constraint beside accuracy.
+
+    Attributes:
+        most: what is allowed of it.
+        value: what a candidate has of it; None where that was not measured.
+        words: of a value, for people.
+    """
+
+    most: float
+    value: Callable[[Row], float | None]
+    words: Callable[[float], str]
+
+    def excess(self, row: Row) -> float:
+        """By which factor a candidate is above it; 1 or less where it holds it, infinite where that is not known."""
+        value = self.value(row)
+        return float("inf") if value is None else value / self.most
+
+
+def limits(asked: Constraints, device: Device, batch: int) -> list[Limit]:
+    """The constraints of a recipe beside accuracy; of two of a kind the narrower counts."""
+    found = []
+    if asked.max_latency_ms is not None:
+        found.append(Limit(asked.max_latency_ms, lambda row: ms(row, asked.percentile), lambda v: f"{v:.3g} ms"))
+    if asked.min_throughput is not None:  # of samples in time: its inverse is what may not be more
+
+        def seconds(row: Row) -> float | None:
+            return None if (taken := ms(row, 50)) is None else taken / 1e3 / batch
+
+        found.append(Limit(1 / asked.min_throughput, seconds, lambda v: f"{1 / v:.4g} samples a second"))
+    for most, field in (
+        ((asked.max_size_mib, device.flash_mib), "size_bytes"),
+        ((asked.max_memory_mib, device.ram_mib), "peak_memory_bytes"),
+    ):
+        given = [one for one in most if one is not None]
+        if given:
+            found.append(_in_mib(field, min(given)))
+    return found
+
+
+def ms(row: Row, percentile: int) -> float | None:
+    """Milliseconds of a call at a percentile; None where it was not measured."""
+    return float(getattr(row.latency, f"p{percentile}_ms")) if row.latency else None
+
+
+def _in_mib(field: str, most: float) -> Limit:
+    what = "of files" if field == "size_bytes" else "of resident memory"
+    return Limit(most * MIB, lambda row: getattr(row, field), lambda value: f"{value / MIB:.3g} MiB {what}")
 
 
 @dataclass(frozen=True)
@@ -18,7 +74,8 @@ class Choice:
     Attributes:
         name: of the candidate that enters the bundle; None where there is not even a plain engine.
         why: one sentence.
-        closest: the candidate nearest to the constraint, where none holds it.
+        closest: the candidate nearest to the constraints, where none holds them all; it is the one that enters where
+            it holds the accuracy.
     """
 
     name: str | None
@@ -26,7 +83,10 @@ class Choice:
     closest: str | None = None
 
 
-def choose(rows: Sequence[Row], objective: str, max_drop: float, plain: str, margin: float, batch: int = 1) -> Choice:
+def choose(
+    rows: Sequence[Row], objective: str, max_drop: float, plain: str, margin: float, batch: int = 1,
+    bounds: Sequence[Limit] = (), percentile: int = 50,
+) -> Choice:  # fmt: skip
     """Choose among one target's candidates.
 
     Args:
@@ -36,6 +96,8 @@ def choose(rows: Sequence[Row], objective: str, max_drop: float, plain: str, mar
         plain: the name of the plain fp32 candidate.
         margin: relative difference of the objective that cannot be told apart.
         batch: samples a call, for words only.
+        bounds: the constraints beside accuracy.
+        percentile: of the latency by which is chosen.
     """
     usable = [row for row in rows if row.status == "measured" and row.validate_ and row.latency]
     if not usable:
@@ -49,16 +111,21 @@ def choose(rows: Sequence[Row], objective: str, max_drop: float, plain: str, mar
             f"no candidate holds the limit on validate; the closest is {closest.name}, which loses {_drop(closest):.4g}"
         )
         return Choice(kept.name if kept else None, f"{why}; the plain engine enters" if kept else why, closest.name)
-    best = min(eligible, key=lambda row: _cost(row, objective))
+    met = [row for row in eligible if all(bound.excess(row) <= 1 for bound in bounds)]
+    if not met:
+        nearest = min(eligible, key=lambda row: max(bound.excess(row) for bound in bounds))
+        return Choice(nearest.name, f"no candidate that holds the accuracy {_short(nearest, bounds)}", nearest.name)
+    eligible = met
+    best = min(eligible, key=lambda row: _cost(row, objective, percentile))
     told = [row for row in eligible if row.validate_ and row.validate_.verdict == "within"]
     if told and best not in told:
-        safe = min(told, key=lambda row: _cost(row, objective))
-        if _cost(safe, objective) <= _cost(best, objective) * (1 + margin):
-            why = f"{_of(safe, rows, objective, batch)}, and within the limit; {best.name}, as good, cannot be told"
-            return Choice(safe.name, why)
+        safe = min(told, key=lambda row: _cost(row, objective, percentile))
+        if _cost(safe, objective, percentile) <= _cost(best, objective, percentile) * (1 + margin):
+            shown = _of(safe, rows, objective, batch, percentile)
+            return Choice(safe.name, f"{shown}, and within the limit; {best.name}, as good, cannot be told")
     verdict = best.validate_.verdict if best.validate_ else None
     sure = "within the limit" if verdict == "within" else "whether it is within the limit cannot be told"
-    return Choice(best.name, f"{_of(best, rows, objective, batch)}; {sure} on validate")
+    return Choice(best.name, f"{_of(best, rows, objective, batch, percentile)}; {sure} on validate")
 
 
 def unbuilt(row: Row, max_drop: float) -> Choice:
@@ -82,20 +149,32 @@ def _drop(row: Row) -> float:
     return row.validate_.drop if row.validate_ else float("inf")
 
 
-def _cost(row: Row, objective: str) -> float:
+def _short(row: Row, bounds: Sequence[Limit]) -> str:
+    """What a candidate has where a limit is not met, and how much is allowed."""
+    parts = []
+    for bound in bounds:
+        if bound.excess(row) > 1:
+            value = bound.value(row)
+            parts.append(f"{'not measured' if value is None else bound.words(value)} where {bound.words(bound.most)}")
+    return f"meets all limits; nearest comes {row.name}: {', '.join(parts)} is the limit"
+
+
+def _cost(row: Row, objective: str, percentile: int = 50) -> float:
     """Less is better; throughput is measured at the largest batch, so there too time decides."""
     if objective == "size":
         return float(row.size_bytes or "inf")
     if objective == "memory":
         return float(row.peak_memory_bytes or "inf")
-    assert row.latency
-    return row.latency.p50_ms
+    found = ms(row, percentile if objective == "latency" else 50)
+    assert found is not None
+    return found
 
 
-def _of(row: Row, rows: Sequence[Row], objective: str, batch: int) -> str:
-    cost = _cost(row, objective)
+def _of(row: Row, rows: Sequence[Row], objective: str, batch: int, percentile: int) -> str:
+    cost = _cost(row, objective, percentile)
     if objective == "latency":
-        shown = f"{cost:.3g} ms at batch {batch}"
+        at = "" if percentile == 50 else f"p{percentile} of "
+        shown = f"{at}{cost:.3g} ms at batch {batch}"
     elif objective == "throughput":
         shown = f"{batch / cost * 1e3:.3g} samples a second at batch {batch}"
     else:

@@ -36,7 +36,9 @@ def sentence(report: Report) -> str:
     link = ", and" if row.accuracy and row.accuracy.verdict == "within" and lead.latency.verdict == "faster" else ";"
     unmet = [target for target in report.closest if target != row.target]
     rest = f"; on {', '.join(unmet)} no candidate holds the limit" if unmet else ""
-    if row.target in report.closest:
+    if row.target in report.closest and report.closest[row.target] == row.name:
+        rest = f"; it does not meet all limits{rest}"
+    elif row.target in report.closest:
         rest = f"; it enters because no candidate for {row.target} holds the limit on validate{rest}"
     return f"{who} {speed}{link} {cost}{rest}."
 

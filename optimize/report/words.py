@@ -11,7 +11,10 @@ def first_lines(report: Report) -> list[str]:
     """What must be known before any figure: what is not met, not told, not built, not faster, not quiet."""
     lines = [f"NOT REPRODUCED: {one}." for one in report.unlike]
     for target, name in report.closest.items():
-        lines.append(f"NOT MET on {target}: no candidate holds {drop_limit(report)}; the closest is {name}.")
+        if report.chosen.get(target) == name:  # a limit of time, size or memory
+            lines.append(f"NOT MET on {target}: {report.why[target]}.")
+        else:
+            lines.append(f"NOT MET on {target}: no candidate holds {drop_limit(report)}; the closest is {name}.")
     for name in report.chosen.values():
         row = report.row(name)
         for label, seen in (("test", row.accuracy), ("validate", row.validate_)):

@@ -1,7 +1,8 @@
 import pytest
 
+from optimize.recipe import Constraints, Device
 from optimize.report import Accuracy, Latency, Row
-from optimize.select import choose, unbuilt
+from optimize.select import MIB, choose, limits, unbuilt
 
 
 def row(name, ms=10.0, drop=0.0, verdict="within", status="measured", size=1000, memory=5000, reason=""):
@@ -116,3 +117,51 @@ def test_a_target_that_cannot_be_built_travels_where_its_file_holds_the_limit():
     assert (lost.name, lost.closest) == (None, "int8") and "loses 0.3" in lost.why
     failed = unbuilt(row("int8", None, verdict=None, status="failed", reason="no GPU"), 0.01)
     assert failed.name is None and "could not be judged" in failed.why
+
+
+def bounded(*rows, batch=1, device=None, **asked):
+    constraints = Constraints(**asked)
+    bounds = limits(constraints, Device(**(device or {})), batch)
+    return choose(rows, constraints.objective, 0.01, "plain", 0.02, batch, bounds, constraints.percentile)
+
+
+def test_a_limit_of_size_is_held_though_another_is_faster():
+    rows = [row("plain", 10, size=4 * MIB), row("fast", 4, size=3 * MIB), row("small", 6, size=MIB)]
+    assert bounded(*rows).name == "fast"
+    assert bounded(*rows, max_size_mib=2).name == "small"
+    assert bounded(*rows, device={"flash_mib": 2}).name == "small"
+    assert bounded(*rows, max_size_mib=3.5, device={"flash_mib": 2}).name == "small"
+
+
+def test_a_limit_of_latency_is_held_though_another_is_smaller():
+    rows = [row("plain", 10, size=100), row("fast", 4, size=3000), row("small", 6, size=50)]
+    assert bounded(*rows, objective="size").name == "small"
+    found = bounded(*rows, objective="size", max_latency_ms=5)
+    assert found.name == "fast" and found.closest is None
+
+
+def test_samples_a_second_count_the_batch():
+    rows = [row("plain", 10), row("fast", 4, size=9000)]
+    assert bounded(*rows, objective="size", min_throughput=1500, batch=16).name == "plain"
+    assert bounded(*rows, objective="size", min_throughput=2000, batch=16).name == "fast"
+
+
+def test_where_no_candidate_meets_all_limits_the_nearest_enters_and_is_said_not_to():
+    rows = [row("plain", 10, memory=300 * MIB), row("int8", 4, memory=200 * MIB), row("lossy", 1, 0.2, "exceeds")]
+    found = bounded(*rows, max_latency_ms=2, max_memory_mib=150)
+    assert found.name == found.closest == "int8"
+    assert "4 ms where 2 ms, 200 MiB of resident memory where 150 MiB of resident memory is the limit" in found.why
+
+
+def test_a_percentile_is_what_is_looked_at():
+    slow_tail = row("tail", 3)
+    slow_tail = slow_tail.model_copy(update={"latency": slow_tail.latency.model_copy(update={"p99_ms": 30.0})})
+    assert bounded(row("plain", 10), slow_tail).name == "tail"
+    assert bounded(row("plain", 10), slow_tail, percentile=99).name == "plain"
+    assert bounded(row("plain", 10), slow_tail, percentile=99, max_latency_ms=9, objective="size").closest == "plain"
+
+
+def test_what_was_not_measured_holds_no_limit():
+    unknown = row("plain", 10).model_copy(update={"peak_memory_bytes": None})
+    found = bounded(unknown, max_memory_mib=1000)
+    assert found.closest == "plain" and "not measured where" in found.why
