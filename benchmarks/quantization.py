@@ -122,7 +122,7 @@ def main() -> int:
 
 def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
     """A row for each method on each engine."""
-    from optimize import metrics, plan, recipe
+    from optimize import metrics, plan, recipe, tables
     from optimize.build import Builder, Built
     from optimize.evaluate import evaluate
     from optimize.judge import accuracy
@@ -175,7 +175,7 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
 
     _, validate = score(subject.choice, list(built))
     original = score(subject.choice, [])[0].statistics["original"]
-    limit = recipe.allowed_drop(asked.constraints.max_drop, accuracy(subject.metric, original, None, 0.0).value)
+    limit = tables.allowed_drop(asked.constraints.max_drop, accuracy(subject.metric, original, None, 0.0).value)
     enough: dict[str, str] = defaultdict(str)
     searched: dict[str, list[plan.Candidate]] = defaultdict(list)
     rounded = [one for one in candidates if one.repair and one.name in validate]

@@ -17,10 +17,10 @@ from optimize import origin, processes, pruning, reproduce, steps
 from optimize.models import Axes, OnnxModel, TorchModel, framed, measures, read_onnx
 from optimize.plan import Candidate
 from optimize.progress import Progress
-from optimize.recipe import Limits
 from optimize.report import Made
 from optimize.steps import Context, Settings
 from optimize.subject import Subject
+from optimize.tables import Limits
 from optimize.verify import SAMPLES, interpreter, judge, signal_to_noise, sized_feeds
 from runtime import contender, engines, host
 from runtime.cache import Cache, address, digest

@@ -35,6 +35,7 @@ States = Annotated[
 Fixed = Annotated[list[str] | None, typer.Option("--fix", help="INPUT=NUMBER that it always gets; may be repeated.")]
 Only = Annotated[list[str] | None, typer.Option(help="Make only candidates of this name, *int8* say; may be repeated.")]
 Skip = Annotated[list[str] | None, typer.Option(help="Make no candidates of this name; may be repeated.")]
+Time = Annotated[str | None, typer.Option("--time", help="30m, 2h or seconds, after which no more is tried.")]
 MetricName = Annotated[str | None, typer.Option("--metric", help="accuracy, top5, mse, mae, or file.py:function.")]
 Better = Annotated[str | None, typer.Option(help="higher or lower, for a metric of your own.")]
 Strict = Annotated[bool, typer.Option("--strict", help="'cannot tell' counts as not met: exit code 1.")]
@@ -114,6 +115,7 @@ def run(
     objective: Annotated[str | None, typer.Option(help="latency, size, memory or throughput.")] = None,
     only: Only = None,
     skip: Skip = None,
+    time: Time = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write: optimized, or reproduced.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
     locked: Annotated[Path | None, typer.Option(help="DIR/recipe.lock: make that again, bit by bit.")] = None,
@@ -126,7 +128,7 @@ def run(
 
     out = out or Path("reproduced" if locked else "optimized")
     report = run(
-        model, out=out, changes=[*(set_ or ()), *_patterns(only, skip)], locked=locked, strict=strict, data=data,
+        model, out=out, changes=[*(set_ or ()), *_search(only, skip, time)], locked=locked, strict=strict, data=data,
         targets=target, metric=metric, better=better, weights=weights, shape=shape, max_drop=max_drop,
         objective=objective, trust=trust, states=state, fixed=fix,
     )  # fmt: skip
@@ -151,7 +153,7 @@ def plan(
     """What a run would do, which targets take the model here, and how long it takes; writes nothing."""
     from optimize.preflight import preflight
 
-    changes = [*(set_ or ()), *_patterns(only, skip)]
+    changes = [*(set_ or ()), *_search(only, skip)]
     found = preflight(
         model, changes, data=data, targets=target, weights=weights, shape=shape, trust=trust, states=state, fixed=fix
     )
@@ -365,8 +367,9 @@ def print_(found: dict[str, Any], json: bool) -> None:
         plain.show(found)
 
 
-def _patterns(only: list[str] | None, skip: list[str] | None) -> list[str]:
+def _search(only: list[str] | None, skip: list[str] | None, time: str | None = None) -> list[str]:
     """[search] of the recipe, as --set has it."""
     import json
 
-    return [f"search.{key}={json.dumps(names)}" for key, names in (("only", only), ("skip", skip)) if names]
+    asked = {"only": only, "skip": skip, "time": time}
+    return [f"search.{key}={json.dumps(value)}" for key, value in asked.items() if value]

@@ -12,10 +12,10 @@ from optimize.data import NAMES
 from optimize.evaluate import evaluate
 from optimize.models import read_onnx
 from optimize.progress import Progress
-from optimize.recipe import allowed_drop
 from optimize.report import json
 from optimize.sources import ModelSpec
 from optimize.subject import read_data
+from optimize.tables import allowed_drop
 from runtime import bundle as bundles
 from runtime import loading
 from runtime.contender import Contender

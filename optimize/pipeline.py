@@ -4,38 +4,32 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from optimize import judge, lock, plan, processes, recipe, reproduce, select, thumbnails
-from optimize.build import Builder, Built, Lost
+from optimize import judge, lock, plan, processes, reproduce, stages, thumbnails
+from optimize.build import Builder
 from optimize.causes import causes
 from optimize.collapse import diagnosed
-from optimize.evaluate import evaluate
+from optimize.deadline import Deadline
 from optimize.flags import asked_for
 from optimize.folder import LOG, chatter_to, claimed, fresh
 from optimize.lock import Pinned
 from optimize.models import measures
 from optimize.neighbours import Neighbours
 from optimize.pack import write_bundle
-from optimize.plan import Candidate, role_of
 from optimize.progress import Progress
 from optimize.recipe import Recipe
-from optimize.repair import passed_over, repaired
-from optimize.report import Headline, Made, Report, Row, html, json, markdown
-from optimize.select import Choice
-from optimize.steps import name_of
-from optimize.subject import Subject, prepare
+from optimize.report import Made, Report, Row, html, json, markdown
+from optimize.stages import ORIGINAL
+from optimize.subject import prepare
 from runtime import host
 from runtime.cache import Cache, default_folder
-from runtime.errors import Error, InputError, WorkError
-from runtime.measure import Measurement, measure
+from runtime.errors import InputError, WorkError
+from runtime.measure import measure
 
 SCREENING_ROUNDS = 3
 STAGES = 8
@@ -46,22 +40,7 @@ DISTRIBUTIONS = (
     "onnx-ir", "protobuf",
 )  # fmt: skip
 
-ORIGINAL = "original"
 FAILED = "failed"
-
-Rows = dict[str, Row]  # by name, the original's among them
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What the stages share."""
-
-    asked: Recipe
-    subject: Subject
-    candidates: Sequence[Candidate]
-    built: Mapping[str, Built]
-    log: Path
-    progress: Progress
 
 
 def run(
@@ -121,6 +100,7 @@ def run(
 
 def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, progress: Progress, strict: bool) -> Report:
     begun, machine, log = time.monotonic(), host.facts(), work / LOG
+    deadline = Deadline(asked.search.time)
 
     progress.stage("check the model and the data")
     subject = prepare(asked, progress, log)
@@ -131,19 +111,18 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     shutil.rmtree(out / FAILED, ignore_errors=True)
     threads = pinned.lock.threads if pinned else None
     builder = Builder(subject, Cache(default_folder()), versions, out / FAILED, log, progress, asked.limits, threads)
-    builder.train(candidates)
-    tried = {candidate.name: builder.build(candidate) for candidate in candidates}
-    rows = {candidate.name: _row(candidate, tried[candidate.name]) for candidate in candidates}
-    made = {name: one for name, one in tried.items() if isinstance(one, Built)}
+    if processes.count() > 1:
+        builder.train(candidates)
+    made, rows = stages.build(candidates, builder, deadline)
     unlike, told = pinned.compared(made) if pinned else ([], [])
-    run = _Run(asked, subject, candidates, made, log, progress)
+    run = stages.Run(asked, subject, candidates, made, log, progress, deadline)
 
     progress.stage("accuracy on validate")
     given = Made.model_validate({"use": "as given", **measures(subject.model, subject.axes)})
     rows[ORIGINAL] = Row(name=ORIGINAL, engine=asked.model_spec().source, status="measured", made=[given])
-    rows, max_drop = _accuracy(run, rows, "validate_", None)
+    rows, max_drop = stages.accuracy(run, rows, "validate_", None)
     ruined = diagnosed(subject, builder, run.candidates, run.built, rows, rows[ORIGINAL])
-    run, rows, unmended = _repaired(run, rows, builder, max_drop)
+    run, rows, unmended = stages.mended(run, rows, builder, max_drop)
 
     progress.stage("latency, a first look")
     timed = [run.built[name].contender for name, row in rows.items() if row.status == "built, not measured"]
@@ -155,22 +134,22 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     if not any(row.status == "measured" for name, row in rows.items() if name != ORIGINAL):
         reasons = "; ".join(f"{name}: {row.reason}" for name, row in rows.items() if name != ORIGINAL)
         raise WorkError(f"no candidate could be measured: {reasons}")
-    choices = pinned.choices(rows, unlike) if pinned else _choose(run, rows, max_drop, screening.margin)
+    choices = pinned.choices(rows, unlike) if pinned else stages.choose(run, rows, max_drop, screening.margin)
     chosen = {target: choice.name for target, choice in choices.items() if choice.name}
 
     progress.stage("accuracy on test")
-    rows, _ = _accuracy(run, rows, "accuracy", max_drop)
+    rows, _ = stages.accuracy(run, rows, "accuracy", max_drop)
     rows = rows if subject.states else thumbnails.in_rows(subject.splits.test, rows, chosen)
 
     progress.stage("latency of the chosen, once more")
-    finalists = _finalists(run, rows, chosen)
+    finalists = stages.finalists(run, rows, chosen)
     before = Neighbours.now()
     last = measure(
         [subject.contender, *(run.built[name].contender for name in finalists)], subject.feeds,
         budget_s=asked.measure.budget * len(finalists), log=log, seed=asked.measure.seed, progress=progress.count,
     )  # fmt: skip
     rows = judge.timed(rows, screening, last.margin)  # the machine's floor is known now: a first look claims no more
-    headline, rows = _headline(run, rows, last, chosen, Neighbours.now().since(before))
+    headline, rows = stages.headline(run, rows, last, chosen, Neighbours.now().since(before))
 
     progress.stage("why it is (not) faster, and where the accuracy went")
     rows, untold = causes(subject, builder, run.candidates, run.built, rows, chosen, progress)
@@ -179,6 +158,11 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
         row = rows[candidate.name]
         if candidate.name in run.built and row.status in ("failed", "wrong"):
             reproduce.keep(out / FAILED, candidate, run.built[candidate.name].model, row.status, row.reason)
+
+    late = []
+    if deadline.seconds is not None and deadline.over():
+        took = time.monotonic() - begun
+        late = [f"the search ended early: {deadline.why}; the run took {took:.0f} s, since what is chosen is measured"]
 
     progress.stage("write the bundle")
     picked = [rows[name] for name in chosen.values()]
@@ -204,7 +188,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
         chosen=chosen,
         why={target: choice.why for target, choice in choices.items()},
         closest={target: choice.closest for target, choice in choices.items() if choice.closest},
-        notes=[*told, *ruined, *plan.remarks(asked, machine), *subject.notes, *unmended, *untold],
+        notes=[*told, *ruined, *plan.remarks(asked, machine, subject.plans), *subject.notes, *unmended, *untold, *late],
         seconds=time.monotonic() - begun,
         exit_code=1 if unmet or exceeds or unlike or (strict and unsure) else 0,
         bundle="bundle" if chosen else None,
@@ -229,152 +213,3 @@ def _help(asked: Recipe, pinned: Pinned | None) -> NoReturn:
         builder = Builder(subject, Cache(work), {}, work, work / LOG, silent, asked.limits, threads)
         builder.train(pinned.candidates(subject) if pinned else plan.expand(asked, host.facts(), subject.plans))
     raise SystemExit(0)
-
-
-def _row(candidate: Candidate, made: Built | Lost) -> Row:
-    found: dict[str, Any]
-    if isinstance(made, Lost):
-        found = {"status": made.status, "reason": made.reason}
-    else:
-        found = {
-            "status": "cannot build here" if candidate.why_not else "built, not measured",
-            "reason": candidate.why_not or "",
-            "size_bytes": made.size_bytes,
-            "precision": made.precision,
-            "made": list(made.made),
-        }
-    return Row(
-        name=candidate.name,
-        target=candidate.target.name,
-        engine=candidate.target.engine,
-        steps=[{"use": name_of(step), **step.model_dump(mode="json")} for step in candidate.steps],
-        options=dict(candidate.options),
-        **found,
-    )
-
-
-def _accuracy(run: _Run, rows: Rows, field: str, max_drop: float | None) -> tuple[Rows, float]:
-    """Put the accuracy on one split into every row; without `max_drop` it follows from the original's value."""
-    subject = run.subject
-    split = subject.choice if field == "validate_" else subject.splits.test
-    total = subject.choice_samples if field == "validate_" else subject.facts.splits[split.name].samples
-    alive = [built.contender for name, built in run.built.items() if rows[name].status not in ("failed", "wrong")]
-    scores = evaluate(
-        [subject.contender, *alive], split, subject.metric, subject.evaluate_batch,
-        own_labels=subject.own_labels, fixed=subject.fixed, log=run.log,
-        progress=lambda done: run.progress.count(done, total, f"{len(alive) + 1} models"),
-    )  # fmt: skip
-    yardstick = scores.statistics[ORIGINAL]
-    found = judge.accuracy(subject.metric, yardstick, None, 0.0)
-    if max_drop is None:
-        max_drop = recipe.allowed_drop(run.asked.constraints.max_drop, found.value)
-    changed = {**rows, ORIGINAL: rows[ORIGINAL].model_copy(update={field: found})}
-    for lost, status in ((scores.failed, "failed"), (scores.wrong, "wrong")):
-        for name, reason in lost.items():
-            changed[name] = rows[name].model_copy(update={"status": status, "reason": reason})
-    if field == "accuracy":
-        for name, detail in scores.details.items():
-            changed[name] = changed[name].model_copy(update={"detail": detail})
-    for name, statistics in scores.statistics.items():
-        if name != ORIGINAL:
-            part = judge.accuracy(subject.metric, yardstick, statistics, max_drop)
-            changed[name] = changed[name].model_copy(update={field: part})
-    return changed, max_drop
-
-
-def _repaired(run: _Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[_Run, Rows, list[str]]:
-    """With repaired candidates beside those that lose too much; what was not repaired, and why.
-
-    Of each target the one that loses least comes first, until one that is rounded holds the limit: a search of layers
-    takes minutes, and of several ways to round a model one that needs none is the better.
-    """
-    notes: list[str] = []
-    enough: dict[str, str] = {}
-    searched: dict[str, list[Candidate]] = defaultdict(list)
-    for candidate in sorted(run.candidates, key=lambda one: _drop(rows[one.name])):
-        if candidate.repair is None or candidate.name not in run.built:
-            continue
-        if not _loses(rows[candidate.name], max_drop):
-            enough.setdefault(candidate.target.name, candidate.name)
-            continue
-        before = searched[candidate.target.name]
-        if reason := passed_over(candidate, enough.get(candidate.target.name, ""), before):
-            notes.append(f"{candidate.name} was not repaired: {reason}")
-            continue
-        tried: Rows = {ORIGINAL: rows[ORIGINAL]}
-        holds = partial(_holds, run, tried, max_drop)
-        try:
-            found = repaired(run.subject, builder, candidate, run.built[candidate.name], holds, run.log, run.progress)
-        except Error as error:  # the candidate as it is, and the others, are not lost with it
-            notes.append(f"{candidate.name} was not repaired: {error}")
-            continue
-        if found is None:
-            notes.append(f"{candidate.name} was not repaired: no layer by itself regains anything in float")
-        else:
-            before.append(candidate)
-            name = found.candidate.name
-            beside = list(run.candidates)
-            beside.insert(beside.index(candidate) + 1, found.candidate)
-            run = replace(run, candidates=beside, built={**run.built, name: found.built})
-            rows = {**rows, name: tried[name].model_copy(update={"repair": list(found.layers)})}
-            if not _loses(rows[name], max_drop):
-                enough[candidate.target.name] = name
-    return run, rows, notes
-
-
-def _holds(run: _Run, tried: Rows, max_drop: float, candidate: Candidate, made: Built) -> bool:
-    """Whether a try of a repair loses no more than is allowed; its row is put beside the original's."""
-    alone = replace(run, candidates=[candidate], built={candidate.name: made})
-    rows = {ORIGINAL: tried[ORIGINAL], candidate.name: _row(candidate, made)}
-    tried[candidate.name] = _accuracy(alone, rows, "validate_", max_drop)[0][candidate.name]
-    return not _loses(tried[candidate.name], max_drop)
-
-
-def _loses(row: Row, max_drop: float) -> bool:
-    return _drop(row) > max_drop
-
-
-def _drop(row: Row) -> float:
-    """On validate; infinite where there is none."""
-    return float("inf") if row.validate_ is None or row.validate_.drop is None else row.validate_.drop
-
-
-def _choose(run: _Run, rows: Rows, max_drop: float, margin: float) -> dict[str, Choice]:
-    choices = {}
-    for target in run.asked.targets:
-        own = [candidate for candidate in run.candidates if candidate.target.name == target]
-        if own[0].why_not:
-            choices[target] = select.unbuilt(rows[own[0].name], max_drop)
-            continue
-        plain = role_of(run.candidates, target, "plain")
-        choices[target] = select.choose(
-            [rows[candidate.name] for candidate in own], run.asked.constraints.objective, max_drop, plain.name,
-            margin, run.subject.batch, select.limits(run.asked.constraints, run.asked.device, run.subject.batch),
-            run.asked.constraints.percentile,
-        )  # fmt: skip
-    return choices
-
-
-def _finalists(run: _Run, rows: Rows, chosen: Mapping[str, str]) -> list[str]:
-    """The chosen ones that run here, each with its target's plain and default engine."""
-    names: list[str] = []
-    for target, name in chosen.items():
-        names += [name, *(role_of(run.candidates, target, role).name for role in ("plain", "vendor"))]
-    return [name for name in dict.fromkeys(names) if rows[name].status == "measured"]
-
-
-def _headline(
-    run: _Run, rows: Rows, last: Measurement, chosen: Mapping[str, str], others: Sequence[str]
-) -> tuple[Headline, Rows]:
-    targets, changed = {}, dict(rows)
-    for target, name in chosen.items():
-        if name in last.traces:
-            plain, default = (role_of(run.candidates, target, role).name for role in ("plain", "vendor"))
-            targets[target] = final = judge.final(last, name, plain, default)
-            changed[name] = rows[name].model_copy(
-                update={"ratio_to_plain": final.ratio_to_plain, "ratio_to_default": final.ratio_to_default}
-            )
-    headline = Headline(
-        timing=judge.timing(last, others), original=judge.latency(last, ORIGINAL, last.margin), targets=targets
-    )
-    return headline, changed

@@ -49,7 +49,7 @@ def expand(recipe: Recipe, host: Host, plans: Sequence[tuple[Settings, ...]] | N
     cannot be built here only the last is kept: it travels as a source. Patterns in [search] leave candidates out.
     """
     found: dict[str, Candidate] = {}
-    every = [steps for steps in plans or [recipe.all_steps()]]
+    every = list(plans or [recipe.all_steps()])
     titles = [_label(steps) for steps in every]
     for steps, title in zip(every, titles, strict=True):
         # two shares of channels to prune, say: what sets them apart is said then
@@ -105,7 +105,7 @@ def _expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: boo
     return found
 
 
-def remarks(recipe: Recipe, host: Host) -> list[str]:
+def remarks(recipe: Recipe, host: Host, plans: Sequence[tuple[Settings, ...]] | None = None) -> list[str]:
     """What a reader should know: steps that make no candidate for a target, and what is deployed to another CPU."""
     found = []
     for name, asked in recipe.targets.items():
@@ -119,9 +119,10 @@ def remarks(recipe: Recipe, host: Host) -> list[str]:
                 f"{host.cpu}, measure again on the device (python -m runtime bench, optimize recheck)"
             )
         scheme = target_folder.get(name).scheme(asked.get("cpu", "host"), host)
-        reasons = ((step, step.unfit(scheme)) for step in recipe.all_steps())
+        every = [step for steps in plans or [recipe.all_steps()] for step in steps]
+        reasons = ((step, step.unfit(scheme)) for step in every)
         found += [f"{name}: no candidate with '{name_of(step)}', since {reason}" for step, reason in reasons if reason]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _ways(

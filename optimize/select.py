@@ -10,8 +10,8 @@ and is said not to.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from optimize.recipe import Constraints, Device
 from optimize.report import Accuracy, Row
+from optimize.tables import Constraints, Device
 
 MIB = 2**20
 

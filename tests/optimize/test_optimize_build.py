@@ -19,11 +19,12 @@ from optimize.data import NAMES
 from optimize.models import OnnxModel, read_onnx, write_onnx
 from optimize.plan import Candidate
 from optimize.progress import Progress
-from optimize.recipe import Limits, from_table
+from optimize.recipe import from_table
 from optimize.steps import Context, Settings
 from optimize.steps.quantize_static import Step as Quantize
 from optimize.steps.simplify import Step as Simplify
 from optimize.subject import prepare
+from optimize.tables import Limits
 from optimize.verify import judge
 from runtime import contender, host
 from runtime.cache import Cache

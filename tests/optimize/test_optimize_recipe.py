@@ -5,7 +5,8 @@ import pytest
 
 from optimize import recipe, steps
 from optimize.models import TorchModel
-from optimize.recipe import allowed_drop, from_table, load
+from optimize.recipe import from_table, load
+from optimize.tables import allowed_drop
 from runtime.errors import InputError
 from runtime.tensors import TensorSpec
 

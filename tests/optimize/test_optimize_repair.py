@@ -117,23 +117,23 @@ def test_the_step_itself(uneven, make_context, tiny_data):
     ],
 )
 def test_a_repair_that_fails_costs_nothing_else_and_is_said(monkeypatch, found, why_not, words):
-    from optimize import pipeline
+    from optimize import stages
 
     def search(*asked):
         if found:
             raise found
 
-    monkeypatch.setattr(pipeline, "repaired", search)
+    monkeypatch.setattr(stages, "repaired", search)
     one = Candidate("t-int8", "steps", SimpleNamespace(name="t"), (), {}, SCHEME, why_not, Repair())
     built = {"t-int8": Built(None, {}, SimpleNamespace(name="t-int8"), "", (), None)}
-    run = pipeline._Run(None, None, [one], built, None, Progress(1, silent=True))
+    run = stages.Run(None, None, [one], built, None, Progress(1, silent=True))
     lost = SimpleNamespace(validate_=SimpleNamespace(drop=0.5))
     rows = {"t-int8": lost, "original": lost}
-    assert pipeline._repaired(run, rows, None, 0.01) == (run, rows, [f"t-int8 was not repaired: {words}"])
+    assert stages.mended(run, rows, None, 0.01) == (run, rows, [f"t-int8 was not repaired: {words}"])
 
 
 def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_where_that_is_not_enough(monkeypatch):
-    from optimize import pipeline
+    from optimize import stages
 
     def searched(drops, after, limit=0.01):
         asked = []
@@ -148,8 +148,8 @@ def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_
             def model_copy(self, update):
                 return self
 
-        monkeypatch.setattr(pipeline, "repaired", search)
-        monkeypatch.setattr(pipeline, "partial", lambda function, run, tried, limit: tried.update(mended) or None)
+        monkeypatch.setattr(stages, "repaired", search)
+        monkeypatch.setattr(stages, "partial", lambda function, run, tried, limit: tried.update(mended) or None)
         mended = {f"{name}-repaired": Told(validate_=SimpleNamespace(drop=after)) for name in drops}
         ways = sorted({name.removesuffix("-bf16") for name in drops})
         own = [
@@ -159,8 +159,8 @@ def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_
         ]
         built = {name: Built(None, {}, SimpleNamespace(name=name), "", (), None) for name in drops}
         rows = {name: Told(validate_=SimpleNamespace(drop=drop)) for name, drop in drops.items()}
-        run = pipeline._Run(None, None, own, built, None, Progress(1, silent=True))
-        run, rows, notes = pipeline._repaired(run, {**rows, "original": Told(validate_=None)}, None, limit)
+        run = stages.Run(None, None, own, built, None, Progress(1, silent=True))
+        run, rows, notes = stages.mended(run, {**rows, "original": Told(validate_=None)}, None, limit)
         return asked, notes, [one.name for one in run.candidates]
 
     drops = {"t-a": 0.3, "t-b": 0.1, "u-a": 0.2, "u-b": 0.0}

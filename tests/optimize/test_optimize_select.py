@@ -1,8 +1,8 @@
 import pytest
 
-from optimize.recipe import Constraints, Device
 from optimize.report import Accuracy, Latency, Row
 from optimize.select import MIB, choose, limits, unbuilt
+from optimize.tables import Constraints, Device
 
 
 def row(name, ms=10.0, drop=0.0, verdict="within", status="measured", size=1000, memory=5000, reason=""):

@@ -1,0 +1,243 @@
+"""What the stages of a run do, on the rows of its candidates: make, judge, mend, time, choose."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from optimize import judge, select
+from optimize.build import Builder, Built, Lost
+from optimize.deadline import Deadline
+from optimize.evaluate import evaluate
+from optimize.metrics import Rows as Statistics
+from optimize.plan import Candidate, role_of
+from optimize.progress import Progress
+from optimize.recipe import Recipe
+from optimize.repair import passed_over, repaired
+from optimize.report import Headline, Row
+from optimize.select import Choice
+from optimize.steps import name_of
+from optimize.subject import Subject
+from optimize.tables import allowed_drop
+from runtime.errors import Error, InputError
+from runtime.measure import Measurement
+
+ORIGINAL = "original"
+LOST = ("failed", "wrong", "dropped")
+SEARCH = 0.6  # of a run's time: what comes after the search takes its share too
+HOPELESS = 2.0  # times the limit, that a candidate loses for sure by a part of the samples
+
+Rows = dict[str, Row]  # by name, the original's among them
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the stages share."""
+
+    asked: Recipe
+    subject: Subject
+    candidates: Sequence[Candidate]
+    built: Mapping[str, Built]
+    log: Path
+    progress: Progress
+    deadline: Deadline = field(default_factory=Deadline)
+
+
+def build(candidates: Sequence[Candidate], builder: Builder, deadline: Deadline) -> tuple[dict[str, Built], Rows]:
+    """Files and engines of the candidates, those that are there for comparison first, those that train last.
+
+    Raises:
+        StepError: a step that only rewrites the model failed, and with it every candidate.
+    """
+    made: dict[str, Built | Lost] = {}
+    for candidate in sorted(candidates, key=lambda one: (one.role == "steps", any(s.trains for s in one.steps))):
+        if candidate.role != "steps":
+            made[candidate.name] = builder.build(candidate)
+            continue
+        if not deadline.over(SEARCH):
+            with deadline.ending():
+                made[candidate.name] = builder.build(candidate)
+        if candidate.name not in made:
+            made[candidate.name] = Lost("dropped", f"it was not made: {deadline.why}")
+    rows = {candidate.name: _row(candidate, made[candidate.name]) for candidate in candidates}
+    return {name: one for name, one in made.items() if isinstance(one, Built)}, rows
+
+
+def _row(candidate: Candidate, made: Built | Lost) -> Row:
+    found: dict[str, Any]
+    if isinstance(made, Lost):
+        found = {"status": made.status, "reason": made.reason}
+    else:
+        found = {
+            "status": "cannot build here" if candidate.why_not else "built, not measured",
+            "reason": candidate.why_not or "",
+            "size_bytes": made.size_bytes,
+            "precision": made.precision,
+            "made": list(made.made),
+        }
+    return Row(
+        name=candidate.name,
+        target=candidate.target.name,
+        engine=candidate.target.engine,
+        steps=[{"use": name_of(step), **step.model_dump(mode="json")} for step in candidate.steps],
+        options=dict(candidate.options),
+        **found,
+    )
+
+
+def accuracy(run: Run, rows: Rows, field: str, max_drop: float | None) -> tuple[Rows, float]:
+    """Put the accuracy on one split into every row; without `max_drop` it follows from the original's value."""
+    subject = run.subject
+    split = subject.choice if field == "validate_" else subject.splits.test
+    total = subject.choice_samples if field == "validate_" else subject.facts.splits[split.name].samples
+    alive = [built.contender for name, built in run.built.items() if rows[name].status not in LOST]
+    early = run.asked.steps == "auto" and field == "validate_"
+    scores = evaluate(
+        [subject.contender, *alive], split, subject.metric, subject.evaluate_batch,
+        own_labels=subject.own_labels, fixed=subject.fixed, hopeless=partial(_hopeless, run) if early else None,
+        log=run.log,
+        progress=lambda done: run.progress.count(done, total, f"{len(alive) + 1} models"),
+    )  # fmt: skip
+    yardstick = scores.statistics[ORIGINAL]
+    found = judge.accuracy(subject.metric, yardstick, None, 0.0)
+    if max_drop is None:
+        max_drop = allowed_drop(run.asked.constraints.max_drop, found.value)
+    changed = {**rows, ORIGINAL: rows[ORIGINAL].model_copy(update={field: found})}
+    for lost, status in ((scores.failed, "failed"), (scores.wrong, "wrong")):
+        for name, reason in lost.items():
+            changed[name] = rows[name].model_copy(update={"status": status, "reason": reason})
+    if field == "accuracy":
+        for name, detail in scores.details.items():
+            changed[name] = changed[name].model_copy(update={"detail": detail})
+    for name, statistics in scores.statistics.items():
+        if name != ORIGINAL:
+            part = judge.accuracy(subject.metric, yardstick, statistics, max_drop)
+            changed[name] = changed[name].model_copy(update={field: part})
+    for name, reason in scores.given_up.items():
+        changed[name] = changed[name].model_copy(update={"status": "dropped", "reason": reason})
+    return changed, max_drop
+
+
+def _hopeless(run: Run, original: Statistics, rows: Statistics) -> str:
+    """Why a candidate that was asked a part of the samples need not be asked the others; empty where it must be."""
+    metric = run.subject.metric
+    try:
+        before, after = metric.finish(original.values), metric.finish(rows.values)
+        limit = HOPELESS * allowed_drop(run.asked.constraints.max_drop, before)
+        if not (before - after if metric.higher_is_better else after - before) > limit:  # NaN: nobody knows
+            return ""
+        found = judge.accuracy(metric, original, rows, limit)
+    except InputError:  # the metric has no value on so few
+        return ""
+    if found.low is None or found.low <= limit:
+        return ""
+    return f"it loses {found.low:.3g} at least ({metric.name}), by the first {len(rows)} samples"
+
+
+def mended(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[Run, Rows, list[str]]:
+    """With repaired candidates beside those that lose too much; what was not repaired, and why.
+
+    Of each target the one that loses least comes first, until one that is rounded holds the limit: a search of layers
+    takes minutes, and of several ways to round a model one that needs none is the better.
+    """
+    notes: list[str] = []
+    enough: dict[str, str] = {}
+    searched: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in sorted(run.candidates, key=lambda one: _drop(rows[one.name])):
+        if candidate.repair is None or candidate.name not in run.built:
+            continue
+        if not _loses(rows[candidate.name], max_drop):
+            enough.setdefault(candidate.target.name, candidate.name)
+            continue
+        before = searched[candidate.target.name]
+        if run.deadline.over(SEARCH):
+            notes.append(f"{candidate.name} was not repaired: {run.deadline.why}")
+            continue
+        if reason := passed_over(candidate, enough.get(candidate.target.name, ""), before):
+            notes.append(f"{candidate.name} was not repaired: {reason}")
+            continue
+        tried: Rows = {ORIGINAL: rows[ORIGINAL]}
+        holds, found = partial(_holds, run, tried, max_drop), None
+        made = run.built[candidate.name]
+        try:
+            with run.deadline.ending():
+                found = repaired(run.subject, builder, candidate, made, holds, run.log, run.progress)
+        except Error as error:  # the candidate as it is, and the others, are not lost with it
+            notes.append(f"{candidate.name} was not repaired: {error}")
+            continue
+        if run.deadline.interrupted:
+            notes.append(f"{candidate.name} was not repaired: {run.deadline.why}")
+        elif found is None:
+            notes.append(f"{candidate.name} was not repaired: no layer by itself regains anything in float")
+        else:
+            before.append(candidate)
+            name = found.candidate.name
+            beside = list(run.candidates)
+            beside.insert(beside.index(candidate) + 1, found.candidate)
+            run = replace(run, candidates=beside, built={**run.built, name: found.built})
+            rows = {**rows, name: tried[name].model_copy(update={"repair": list(found.layers)})}
+            if not _loses(rows[name], max_drop):
+                enough[candidate.target.name] = name
+    return run, rows, notes
+
+
+def _holds(run: Run, tried: Rows, max_drop: float, candidate: Candidate, made: Built) -> bool:
+    """Whether a try of a repair loses no more than is allowed; its row is put beside the original's."""
+    alone = replace(run, candidates=[candidate], built={candidate.name: made})
+    rows = {ORIGINAL: tried[ORIGINAL], candidate.name: _row(candidate, made)}
+    tried[candidate.name] = accuracy(alone, rows, "validate_", max_drop)[0][candidate.name]
+    return not _loses(tried[candidate.name], max_drop)
+
+
+def _loses(row: Row, max_drop: float) -> bool:
+    return _drop(row) > max_drop
+
+
+def _drop(row: Row) -> float:
+    """On validate; infinite where there is none."""
+    return float("inf") if row.validate_ is None or row.validate_.drop is None else row.validate_.drop
+
+
+def choose(run: Run, rows: Rows, max_drop: float, margin: float) -> dict[str, Choice]:
+    """One candidate a target."""
+    choices = {}
+    for target in run.asked.targets:
+        own = [candidate for candidate in run.candidates if candidate.target.name == target]
+        if own[0].why_not:
+            choices[target] = select.unbuilt(rows[own[0].name], max_drop)
+            continue
+        plain = role_of(run.candidates, target, "plain")
+        choices[target] = select.choose(
+            [rows[candidate.name] for candidate in own], run.asked.constraints.objective, max_drop, plain.name,
+            margin, run.subject.batch, select.limits(run.asked.constraints, run.asked.device, run.subject.batch),
+            run.asked.constraints.percentile,
+        )  # fmt: skip
+    return choices
+
+
+def finalists(run: Run, rows: Rows, chosen: Mapping[str, str]) -> list[str]:
+    """The chosen ones that run here, each with its target's plain and default engine."""
+    names: list[str] = []
+    for target, name in chosen.items():
+        names += [name, *(role_of(run.candidates, target, role).name for role in ("plain", "vendor"))]
+    return [name for name in dict.fromkeys(names) if rows[name].status == "measured"]
+
+
+def headline(
+    run: Run, rows: Rows, last: Measurement, chosen: Mapping[str, str], others: Sequence[str]
+) -> tuple[Headline, Rows]:
+    """The last measurement's part of the report, and its ratios in the rows of the chosen."""
+    targets, changed = {}, dict(rows)
+    for target, name in chosen.items():
+        if name in last.traces:
+            plain, default = (role_of(run.candidates, target, role).name for role in ("plain", "vendor"))
+            targets[target] = final = judge.final(last, name, plain, default)
+            changed[name] = rows[name].model_copy(
+                update={"ratio_to_plain": final.ratio_to_plain, "ratio_to_default": final.ratio_to_default}
+            )
+    headline = Headline(
+        timing=judge.timing(last, others), original=judge.latency(last, ORIGINAL, last.margin), targets=targets
+    )
+    return headline, changed
