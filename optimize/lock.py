@@ -147,7 +147,7 @@ class Pinned:
             InputError: the model or the data is not the lock's, or the recipe makes no such candidate.
         """
         self._check(subject)
-        known = {one.name: one for one in plan.expand(self.asked, _host(self.lock))}
+        known = {one.name: one for one in plan.expand(self.asked, _host(self.lock), subject.plans)}
         found = [one for one in known.values() if one.role != "steps" and one.name in self.lock.candidates]
         for name in self.lock.chosen.values():
             made = self.lock.candidates.get(name)

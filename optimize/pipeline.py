@@ -100,7 +100,7 @@ def run(
 
 def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, progress: Progress, strict: bool) -> Report:
     begun, machine, log = time.monotonic(), host.facts(), work / LOG
-    deadline = Deadline(asked.search.time)
+    deadline = Deadline(None if pinned else asked.search.time)
 
     progress.stage("check the model and the data")
     subject = prepare(asked, progress, log)
