@@ -37,9 +37,7 @@ def subject(change=lambda x: x, samples=160):
     x, y = bright(samples)
     parts = {name: {"image": x, "y": y} for name in ("validate", "test")}
     parts["calibrate"] = {"image": np.ascontiguousarray(change(x), np.float32), "y": y}
-    return SimpleNamespace(
-        calls=from_arrays(parts, "here"), metric=metrics.get("accuracy"), classes=5, own_labels=True
-    )
+    return SimpleNamespace(calls=from_arrays(parts, "here"), metric=metrics.get("accuracy"), classes=5, own_labels=True)
 
 
 @pytest.mark.parametrize(

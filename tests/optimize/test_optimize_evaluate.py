@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import pytest
 
+from optimize import evaluate as evaluation
 from optimize import metrics
 from optimize.data import NAMES, Split, from_arrays
 from optimize.evaluate import evaluate
@@ -223,3 +224,20 @@ def test_samples_of_several_lengths_are_evaluated_in_their_order():
     wanted = np.concatenate([x.argmax(1) == y for x, y in parts])
     np.testing.assert_array_equal(found.statistics["original"].values[:, 0], wanted)
     assert len(found.statistics["turned"]) == 14
+
+
+def test_a_hopeless_contender_is_asked_no_further_and_keeps_what_it_answered(monkeypatch):
+    monkeypatch.setattr(evaluation, "FIRST_LOOK", 8)
+    looks = []
+
+    def hopeless(original, rows):
+        looks.append((len(original), len(rows)))
+        return "too bad" if rows.values.mean() < original.values.mean() else ""
+
+    x, y = scores(samples=40)
+    y = x.argmax(1)  # the original is always right
+    three = [contender("original"), contender("bad", "-x"), contender("good", "2 * x")]
+    found = evaluate(three, split(x, y), ACCURACY, 4, hopeless=hopeless)
+    assert found.given_up == {"bad": "too bad"} and not found.failed
+    assert {name: len(rows) for name, rows in found.statistics.items()} == {"original": 40, "bad": 8, "good": 40}
+    assert looks == [(8, 8), (8, 8), (16, 16), (32, 32)]

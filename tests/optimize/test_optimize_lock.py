@@ -232,7 +232,9 @@ def test_layers_that_a_repair_returned_come_from_the_lock(finished):
     name = "onnxruntime-int8-repaired"
     made = {name: Made(onnx={}, engine={}, layers=["conv"])}
     told = held(finished).model_copy(update={"candidates": made, "chosen": {"onnxruntime": name}})
-    subject = SimpleNamespace(model=read_onnx(finished_model(finished)), facts=finished[0].data)
+    subject = SimpleNamespace(
+        model=read_onnx(finished_model(finished)), facts=finished[0].data, plans=(asked.all_steps(),)
+    )
     (found,) = Pinned(Path(lock.FILE), told, asked).candidates(subject)
     assert (found.name, found.steps[-1].layers, found.repair) == (name, ("conv",), None)
 
