@@ -1,0 +1,239 @@
+"""What each peer enters with, and what we do: prepared in processes of their own, and the best of their ways chosen."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimize import plan, recipe
+from optimize.build import Builder, Built
+from optimize.data import resized
+from optimize.evaluate import evaluate
+from optimize.judge import accuracy
+from optimize.models import write_onnx
+from optimize.pipeline import DISTRIBUTIONS
+from optimize.progress import Progress
+from optimize.recipe import Recipe
+from optimize.report import Accuracy
+from optimize.steps import Context
+from optimize.steps._probes import batches
+from optimize.steps._ready import in_float32
+from optimize.subject import Subject, prepare
+from peers import Task, Way
+from runtime import host, listing
+from runtime.bundle import read
+from runtime.cache import Cache
+from runtime.contender import Contender, Worker, call
+from runtime.errors import Error, WorkError
+from runtime.measure import measure
+
+FEW_ROUNDS = 3  # of the choice among a peer's ways
+MEMORY = 0.8  # of the machine's, for one process that prepares
+OURS = "optimize"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What came of one contender.
+
+    Attributes:
+        judged: None where nothing came of it.
+        timed: the same, but for a batch that is fixed by then.
+        settings: which of its variants and ways.
+        wall_s: what preparing it took, choosing included.
+        memory: that preparing it took at most, in bytes.
+        reason: why there is none.
+        tried: variant to what became of it.
+    """
+
+    name: str
+    judged: Contender | None = None
+    timed: Contender | None = None
+    settings: str = ""
+    wall_s: float = 0.0
+    memory: int = 0
+    reason: str = ""
+    tried: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One model with its data, and what all contenders share.
+
+    Attributes:
+        recorded: the original's answers on the samples to choose by.
+        max_drop: in the metric's unit.
+        exporting_s: what the ONNX file took, which each peer but torch begins with.
+        limit_s: of preparing a variant, and of our run.
+    """
+
+    asked: Recipe
+    subject: Subject
+    recorded: Contender
+    task: Task
+    max_drop: float
+    exporting_s: float
+    limit_s: float
+    log: Path
+    progress: Progress
+
+    def accuracies(self, contenders: Iterable[Contender], split: Any) -> tuple[dict[str, Accuracy], dict[str, str]]:
+        """By name, the original's among them; and why some have none."""
+        original = self.recorded if split is self.subject.choice else self.subject.contender
+        return _accuracies(self.subject, original, contenders, split, self.max_drop, self.log)
+
+
+def field_of(asked: Recipe, work: Path, samples: int, olive: str, limit_s: float, progress: Progress) -> Field:
+    """Load a model and its data, and write what the peers are given."""
+    log = work / "log.txt"
+    subject = prepare(asked, progress, log)
+    recorded = Contender(subject.contender.name, "peers:Recorded", {"place": _recorded(subject, work, log)})
+    recorded = replace(recorded, decoding=subject.contender.decoding)
+    original = _accuracies(subject, recorded, [], subject.choice, 0.0, log)[0][recorded.name].value
+    max_drop = recipe.allowed_drop(asked.constraints.max_drop, original)
+    progress.say("the model in ONNX")
+    begun = time.monotonic()
+    builder = Builder(subject, Cache(work / "export"), host.versions(DISTRIBUTIONS), work, log, progress)
+    plain = plan.role_of(plan.expand(asked, host.facts(), subject.plans), next(iter(asked.targets)), "plain")
+    built = builder.build(plain)
+    if not isinstance(built, Built):
+        raise WorkError(built.reason)
+    context = Context(subject.splits.calibrate, subject.axes, plain.scheme, work)
+    model = write_onnx(in_float32(built.body, context), work / "model.onnx")
+    exporting = time.monotonic() - begun
+    feeds = list(batches(subject.splits.calibrate, model.specs, samples))
+    np.savez(work / "calibrate.npz", **{name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]})
+    stored = list(subject.choice.batches())
+    np.savez(work / "validate.npz", **{key: np.concatenate([one[key] for one, _ in stored]) for key in stored[0][0]})
+    np.save(work / "labels.npy", np.concatenate([labels for _, labels in stored]))
+    task = Task(
+        model=subject.contender.arguments["spec"], onnx=str(model.path), specs=model.specs.to_json(),
+        calibrate=str(work / "calibrate.npz"), validate=str(work / "validate.npz"), labels=str(work / "labels.npy"),
+        metric=subject.metric.name, better=asked.data.better, max_drop=max_drop, batch=subject.batch, out=str(work),
+        olive=olive,
+    )  # fmt: skip
+    return Field(asked, subject, recorded, task, max_drop, exporting, limit_s, log, progress)
+
+
+def entered(on: Field, peer: str, quick: bool) -> Entry:
+    """A peer's best: of its variants that lose no more than is allowed, the fastest way."""
+    begun, memory, tried, ways = time.monotonic(), 0, dict[str, str](), dict[str, list[Way]]()
+    variants = listing.get("peers", peer, "peer").VARIANTS
+    for variant in list(variants)[: 1 if quick else None]:
+        on.progress.say(f"{peer}: {variant}")
+        folder = Path(on.task.out) / peer / variant.replace(",", "").replace(" ", "_")
+        try:
+            found = call(
+                "peers:prepared", on.log, on.limit_s, int(MEMORY * host.facts(gpus=False).memory_bytes),
+                peer=peer, task=vars(replace(on.task, out=str(folder))), settings=variants[variant],
+            )  # fmt: skip
+        except Error as error:
+            tried[variant] = _short(error)
+            continue
+        memory = max(memory, found["peak_memory_bytes"])
+        ways[variant] = [Way(**way) for way in found["ways"]]
+    on.progress.say(f"{peer}: choosing")
+    best = _chosen(on, ways, tried)
+    wall = time.monotonic() - begun + (0.0 if peer.startswith("torch") else on.exporting_s)
+    if best is None:
+        return Entry(peer, wall_s=wall, memory=memory, reason="; ".join(f"{key}: {why}" for key, why in tried.items()))
+    settings, way = best
+    return Entry(peer, _judged(peer, way), _timed(peer, way), settings, wall, memory, tried=tried)
+
+
+def _chosen(on: Field, ways: Mapping[str, list[Way]], tried: dict[str, str]) -> tuple[str, Way] | None:
+    """The fastest way of the variants that lose no more than is allowed, else of the one that loses least."""
+    seen, failed = on.accuracies((_judged(variant, own[0]) for variant, own in ways.items()), on.subject.choice)
+    tried |= {variant: _short(why) for variant, why in failed.items()}
+    drops = {variant: seen[variant].drop or 0.0 for variant in ways if variant in seen}
+    tried |= {variant: f"drop {drop:.4g} on validate" for variant, drop in drops.items()}
+    if not drops:
+        return None
+    least = max(on.max_drop, min(drops.values()))
+    held = {f"{one}, {way.name}": way for one, drop in drops.items() if drop <= least for way in ways[one]}
+    if len(held) == 1:
+        return next(iter(held.items()))
+    contenders = [_timed(name, way) for name, way in held.items()]
+    while contenders:  # the first of them is the base, and may not be one that fails
+        try:
+            found = measure(contenders, on.subject.feeds, rounds=FEW_ROUNDS, twin=False, log=on.log)
+        except WorkError as error:
+            tried[contenders.pop(0).name] = _short(error)
+            continue
+        tried |= {name: _short(why) for name, why in found.failed.items()}
+        best = max(found.traces, key=lambda name: found.ratio(name).value)
+        return best, held[best]
+    return None
+
+
+def ours(on: Field, file: Path, changes: list[str]) -> list[Entry]:
+    """The chosen candidates of a run, as a device loads them; that which it takes by itself comes first."""
+    out = Path(on.task.out) / OURS
+    on.progress.say(OURS)
+    begun = time.monotonic()
+    try:
+        found = call("peers._entry:run", on.log, on.limit_s, recipe=str(file), changes=changes, out=str(out))
+    except Error as error:
+        return [Entry(OURS, wall_s=time.monotonic() - begun, reason=_short(error))]
+    wall, entries = time.monotonic() - begun, []
+    for place, (engine, target) in enumerate(found["engines"].items()):
+        name = f"{OURS} on {target}" if place else OURS
+        arguments = {"path": str(out / "bundle"), "engine": engine}
+        opened = Contender(name, "runtime.worker:open_bundle", arguments, takes=read(out / "bundle").specs.inputs)
+        entries.append(Entry(name, opened, opened, engine, wall, found["peak_memory_bytes"], tried=found["closest"]))
+    return entries
+
+
+def run(recipe: str, changes: list[str], out: str) -> dict[str, Any]:
+    """For `runtime.contender.call`: `optimize run`; the engines of its bundle that it chose, with their targets."""
+    from optimize import pipeline
+    from peers import peak_memory
+
+    report = pipeline.run(Path(recipe), out=out, changes=changes, silent=True)
+    engines = read(Path(out) / "bundle").engines if report.bundle else ()
+    chosen = {one.name: one.target for one in engines if one.name in report.chosen.values()}
+    if not chosen:
+        raise WorkError("; ".join(report.why.values()))
+    closest = {target: f"no candidate holds; closest {name}" for target, name in report.closest.items()}
+    return {"engines": chosen, "closest": closest, "peak_memory_bytes": peak_memory()}
+
+
+def _judged(name: str, way: Way) -> Contender:
+    return Contender(name, way.opener, way.arguments)
+
+
+def _timed(name: str, way: Way) -> Contender:
+    return Contender(name, way.opener, {**way.arguments, **way.timed})
+
+
+def _short(reason: object) -> str:
+    return " ".join(str(reason).split())[:300]
+
+
+def _recorded(subject: Subject, work: Path, log: Path) -> str:
+    """The original's answers on the samples to choose by, in an .npz."""
+    found: list[Mapping[str, Any]] = []
+    with Worker.start(replace(subject.contender, decoding=None), {}, log) as worker:
+        for feeds, _ in subject.choice.batches(subject.evaluate_batch):
+            size = len(next(iter(feeds.values())))
+            outputs = worker.run(resized(feeds, subject.evaluate_batch) if subject.fixed else feeds)
+            found.append({name: value[:size] for name, value in outputs.items()})
+    place = work / "original.npz"
+    np.savez(place, **{name: np.concatenate([one[name] for one in found]) for name in found[0]})
+    return str(place)
+
+
+def _accuracies(
+    subject: Subject, original: Contender, contenders: Iterable[Contender], split: Any, max_drop: float, log: Path
+) -> tuple[dict[str, Accuracy], dict[str, str]]:
+    decoded = [replace(one, decoding=subject.contender.decoding) for one in contenders]
+    found = evaluate(
+        [original, *decoded], split, subject.metric, subject.evaluate_batch,
+        own_labels=subject.own_labels, fixed=subject.fixed, log=log,
+    )  # fmt: skip
+    truth = found.statistics[original.name]
+    seen = {one: accuracy(subject.metric, truth, rows, max_drop) for one, rows in found.statistics.items()}
+    return seen | {original.name: accuracy(subject.metric, truth, None, 0.0)}, {**found.failed, **found.wrong}

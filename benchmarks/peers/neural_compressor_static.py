@@ -1,0 +1,59 @@
+"""neural-compressor's static quantization of the torch model (PT2E), exported to ONNX.
+
+https://intel.github.io/neural-compressor/3.0/docs/source/3x/PT_StaticQuant.html
+Its documentation runs the result by `torch.compile`; exported, the engines' int8 kernels take it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from peers import Task, Way, on_onnxruntime, on_openvino
+from runtime.tensors import Specs, TensorSpec
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "on ONNX Runtime": {"engine": "onnxruntime"},
+    "on OpenVINO": {"engine": "openvino"},
+}
+
+
+def prepare(task: Task, engine: str) -> list[Way]:
+    import torch
+    from neural_compressor.torch.export import export
+    from neural_compressor.torch.quantization import convert, get_default_static_config, prepare
+
+    from optimize.sources import ModelSpec, load
+    from optimize.sources.torch import tensors
+
+    if task.model["source"] != "torch":
+        raise ValueError("it quantizes torch models, and this is none")
+    inputs = tuple(TensorSpec.from_json(one) for one in task.model["inputs"])
+    module = load(ModelSpec(**{**task.model, "inputs": inputs})).model
+    example = _pair(next(task.samples(task.calibrate)), inputs)
+    dims = {
+        size: torch.export.Dim(size, min=1, max=1024) for spec in inputs for size in spec.shape if type(size) is str
+    }
+    shapes = tuple({axis: dims[size] for axis, size in enumerate(spec.shape) if type(size) is str} for spec in inputs)
+    observed = prepare(export(module, example, dynamic_shapes=shapes), get_default_static_config())
+    with torch.no_grad():
+        for feeds in task.samples(task.calibrate):
+            observed(*tensors(feeds, inputs))
+    place = Path(task.out) / "exported.onnx"
+    torch.onnx.export(
+        convert(observed), example, place, dynamo=True, dynamic_shapes=shapes, input_names=[one.name for one in inputs],
+        output_names=[one.name for one in Specs.from_json(task.specs).outputs],
+    )  # fmt: skip
+    if engine == "onnxruntime":
+        return on_onnxruntime(task, place)
+    import openvino as ov
+
+    return on_openvino(task, ov.Core().read_model(place))
+
+
+def _pair(feeds: Any, inputs: tuple[TensorSpec, ...]) -> tuple[Any, ...]:
+    """Two samples: an axis of one would be taken for a constant."""
+    from optimize.sources.torch import tensors
+
+    return tuple(
+        torch_tensor.repeat(*(2 if type(size) is str else 1 for size in spec.shape))
+        for torch_tensor, spec in zip(tensors(feeds, inputs), inputs, strict=True)
+    )

@@ -1,0 +1,18 @@
+"""PyTorch as it is, with the number of threads that suits it best.
+
+https://docs.pytorch.org/docs/stable/notes/cpu_threading_torchscript_inference.html
+"""
+
+from typing import Any
+
+from peers import Task, Way, thread_counts
+
+VARIANTS: dict[str, dict[str, Any]] = {"eager": {}}
+
+
+def prepare(task: Task) -> list[Way]:
+    opener = "optimize.sources:open_original"
+    return [
+        Way(f"threads {count}" if count else "defaults", opener, {"spec": {**task.model, "threads": count}})
+        for count in (None, *thread_counts())
+    ]
