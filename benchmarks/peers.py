@@ -2,8 +2,8 @@
 
     python benchmarks/peers.py --zoo DIR [--quick] [--json FILE] [--olive-python PYTHON] [MODEL ...]
 
-DIR holds common.py and a folder a model. Each peer gets its best: the variants of its documentation on the samples on
-which ours is calibrated, of these the ones that lose no more than is allowed on validate, and of their threads and hints
+DIR holds common.py and a folder a model. Each peer gets its best: the variants of its documentation, calibrated on the
+same samples as ours; of these the ones that lose no more than is allowed on validate; and of their threads and hints
 the fastest by a short measurement. `optimize run` gets the recipe without its steps. What comes of all is judged on the
 test split and timed in one interleaved measurement. `ratio_to_best_peer` is the time of the fastest peer that loses no
 more than is allowed, as estimated on test, over a contender's own. `--quick`: one model, few rounds, few peers in their
@@ -37,7 +37,7 @@ COLUMNS = (
 
 
 def main() -> int:
-    from peers import SILENT
+    from peers import OURS, SILENT
 
     from runtime import host, listing
     from runtime.errors import Error
@@ -48,7 +48,13 @@ def main() -> int:
     parser.add_argument("--zoo", required=True, type=Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--peer", action="append", choices=known, help="this one, and more named so; all by default")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        choices=[*known, OURS],
+        metavar="NAME",
+        help=f"this one, and more named so, of {', '.join([*known, OURS])}; all by default",
+    )
     parser.add_argument("--olive-python", default="", help="of an environment with olive-ai, requests and onnxruntime")
     parser.add_argument("--rounds", type=int, help="exactly so many; else from 8 on until it is precise, or 20 s each")
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds for preparing a variant, and for our run")
@@ -65,7 +71,9 @@ def main() -> int:
             work = (options.out or Path(temporary)).absolute() / name
             work.mkdir(parents=True, exist_ok=True)
             try:
-                found = compared(name, work, options.peer or (QUICK_PEERS if options.quick else known), options)
+                found = compared(
+                    name, work, options.peer or [*(QUICK_PEERS if options.quick else known), OURS], options
+                )
             except Error as error:  # the other models are not lost with it
                 found = [{**dict.fromkeys(COLUMNS), "model": name, "reason": str(error)}]
             show(found)
@@ -79,6 +87,7 @@ def main() -> int:
 
 def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each peer, and for each engine of our bundle."""
+    from peers import OURS
     from peers._entry import entered, field_of, ours
 
     from optimize import metrics, recipe
@@ -106,8 +115,8 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
         progress = Progress(1, screen)
         progress.stage(name)
         field = field_of(asked, work, samples, options.olive_python, options.limit, progress)
-        entries = [entered(field, peer, options.quick) for peer in peers]
-        entries += ours(field, file, changes)
+        entries = [entered(field, peer, options.quick) for peer in peers if peer != OURS]
+        entries += ours(field, file, changes) if OURS in peers else []
         progress.say("accuracy on test")
         alive = [one for one in entries if one.judged]
         accuracies, lost = field.accuracies([one.judged for one in alive], field.subject.splits.test)
@@ -120,13 +129,18 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
         )  # fmt: skip
         progress.close()
     held = {one for one, seen in accuracies.items() if one == original.name or seen.drop <= field.max_drop}
-    rivals = [one for one in timed.traces if one in held and (one in peers or one == original.name)]
+    rivals = [one for one in timed.traces if one in held and not one.startswith(OURS) and one != timed.twin]
     best = max(rivals, key=lambda one: 1.0 if one == original.name else timed.ratio(one).value)
     rows = []
     for entry in entries:
         row = dict.fromkeys(COLUMNS) | {"model": name, "contender": entry.name, "settings": entry.settings}
         row |= {"wall_s": entry.wall_s, "preparing_peak_memory_bytes": entry.memory, "tried": dict(entry.tried)}
-        row |= {"ours": entry.name not in peers, "best_peer": best, "max_drop": field.max_drop, "rounds": timed.rounds}
+        row |= {
+            "ours": entry.name.startswith(OURS),
+            "best_peer": best,
+            "max_drop": field.max_drop,
+            "rounds": timed.rounds,
+        }
         row["reason"] = entry.reason or lost.get(entry.name) or timed.failed.get(entry.name)
         if entry.name in accuracies:
             seen = accuracies[entry.name]
@@ -153,7 +167,7 @@ def figures_of(timed: Any, name: str, best: str) -> dict[str, Any]:
 
 
 def over_all(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The geometric mean of our ratios: of the engine that a device takes by itself, where it loses no more than allowed.
+    """The geometric mean of our ratios: of the engine that a device takes by itself, where it holds the limit.
 
     `not_held`: models that are not in it, since ours lost more, failed, or was not timed.
     """

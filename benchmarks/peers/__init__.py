@@ -21,6 +21,7 @@ from runtime.tensors import Array, Specs
 
 # what keeps NNCF, Olive and what they load from reporting to their makers
 SILENT = {"NNCF_CI": "1", "OLIVE_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+OURS = "optimize"  # with its targets behind it where they are several
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Task:
         max_drop: in the metric's unit.
         batch: at which latency is measured.
         out: a folder to write into.
+        limit_s: that it may take; the process is ended then, and those that it started have to end by themselves.
         olive: the Python of an environment that has Olive; empty for none.
     """
 
@@ -52,6 +54,7 @@ class Task:
     max_drop: float
     batch: int
     out: str
+    limit_s: float
     olive: str = ""
 
     def samples(self, place: str) -> Iterator[dict[str, Array]]:
@@ -78,6 +81,7 @@ class Way:
     """One way to run what was prepared: how it is opened, as `runtime.contender.Contender` has it.
 
     Attributes:
+        name: a variant's ways whose names begin with the same word answer alike, and the first is judged for them.
         timed: arguments that are others where it is timed: of a model whose batch is fixed by then.
     """
 
@@ -135,11 +139,11 @@ def on_openvino(task: Task, model: Any, precision: str | None = None) -> list[Wa
     still.reshape({name: [task.batch if type(size) is str else size for size in s] for name, s in shapes.items()})
     ov.save_model(still, out / "fixed.xml")
     fixed = {"files": {"model": str(out / "fixed.xml"), "weights": str(out / "fixed.bin")}}
-    return [*ways, *(Way(f"{way.name}, fixed batch", way.opener, way.arguments, fixed) for way in ways)]
+    return [*ways, *(Way(f"{way.name} batch={task.batch}", way.opener, way.arguments, fixed) for way in ways)]
 
 
 class Recorded:
-    """A session that answers from an .npz, in order: the original's answers, which need not be computed for each peer."""
+    """A session that answers from an .npz, in order: the original, which need not be run again for each peer."""
 
     threads = 1
 
@@ -148,11 +152,12 @@ class Recorded:
             self._outputs, self._seen = dict(stored), 0
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The answers to the next samples, as many as are given."""
         first, self._seen = self._seen, self._seen + len(next(iter(feeds.values())))
         return {name: value[first : self._seen] for name, value in self._outputs.items()}
 
 
 def _engine(task: Task, engine: str, files: Mapping[str, str], options: Mapping[str, Any]) -> Way:
-    name = ", ".join(f"{key} {value}" for key, value in options.items()) or "defaults"
+    name = " ".join([engine, *(f"{key}={value}" for key, value in options.items())])
     arguments = {"engine": engine, "files": files, "specs": task.specs, "options": options}
     return Way(name, "runtime.worker:open_engine", arguments)

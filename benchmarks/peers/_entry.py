@@ -22,7 +22,7 @@ from optimize.steps import Context
 from optimize.steps._probes import batches
 from optimize.steps._ready import in_float32
 from optimize.subject import Subject, prepare
-from peers import Task, Way
+from peers import OURS, Task, Way
 from runtime import host, listing
 from runtime.bundle import read
 from runtime.cache import Cache
@@ -32,7 +32,6 @@ from runtime.measure import measure
 
 FEW_ROUNDS = 3  # of the choice among a peer's ways
 MEMORY = 0.8  # of the machine's, for one process that prepares
-OURS = "optimize"
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def field_of(asked: Recipe, work: Path, samples: int, olive: str, limit_s: float
         model=subject.contender.arguments["spec"], onnx=str(model.path), specs=model.specs.to_json(),
         calibrate=str(work / "calibrate.npz"), validate=str(work / "validate.npz"), labels=str(work / "labels.npy"),
         metric=subject.metric.name, better=asked.data.better, max_drop=max_drop, batch=subject.batch, out=str(work),
-        olive=olive,
+        limit_s=limit_s, olive=olive,
     )  # fmt: skip
     return Field(asked, subject, recorded, task, max_drop, exporting, limit_s, log, progress)
 
@@ -145,15 +144,20 @@ def entered(on: Field, peer: str, quick: bool) -> Entry:
 
 
 def _chosen(on: Field, ways: Mapping[str, list[Way]], tried: dict[str, str]) -> tuple[str, Way] | None:
-    """The fastest way of the variants that lose no more than is allowed, else of the one that loses least."""
-    seen, failed = on.accuracies((_judged(variant, own[0]) for variant, own in ways.items()), on.subject.choice)
-    tried |= {variant: _short(why) for variant, why in failed.items()}
-    drops = {variant: seen[variant].drop or 0.0 for variant in ways if variant in seen}
-    tried |= {variant: f"drop {drop:.4g} on validate" for variant, drop in drops.items()}
+    """The fastest way of those that lose no more than is allowed, else of the one that loses least."""
+    alike: dict[str, dict[str, Way]] = {}
+    for variant, own in ways.items():
+        for way in own:
+            alike.setdefault(f"{variant}, {way.name.split()[0]}", {})[f"{variant}, {way.name}"] = way
+    first = (_judged(model, next(iter(own.values()))) for model, own in alike.items())
+    seen, failed = on.accuracies(first, on.subject.choice)
+    tried |= {model: _short(why) for model, why in failed.items()}
+    drops = {model: seen[model].drop or 0.0 for model in alike if model in seen}
+    tried |= {model: f"drop {drop:.4g} on validate" for model, drop in drops.items()}
     if not drops:
         return None
     least = max(on.max_drop, min(drops.values()))
-    held = {f"{one}, {way.name}": way for one, drop in drops.items() if drop <= least for way in ways[one]}
+    held = {name: way for model, drop in drops.items() if drop <= least for name, way in alike[model].items()}
     if len(held) == 1:
         return next(iter(held.items()))
     contenders = [_timed(name, way) for name, way in held.items()]

@@ -10,16 +10,14 @@ from typing import Any
 from peers import Task, Way, on_onnxruntime, on_openvino
 from runtime.tensors import Specs, TensorSpec
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "on ONNX Runtime": {"engine": "onnxruntime"},
-    "on OpenVINO": {"engine": "openvino"},
-}
+VARIANTS: dict[str, dict[str, Any]] = {"default": {}}
 
 
-def prepare(task: Task, engine: str) -> list[Way]:
+def prepare(task: Task) -> list[Way]:
+    import openvino as ov
     import torch
+    from neural_compressor.torch import quantization
     from neural_compressor.torch.export import export
-    from neural_compressor.torch.quantization import convert, get_default_static_config, prepare
 
     from optimize.sources import ModelSpec, load
     from optimize.sources.torch import tensors
@@ -33,20 +31,18 @@ def prepare(task: Task, engine: str) -> list[Way]:
         size: torch.export.Dim(size, min=1, max=1024) for spec in inputs for size in spec.shape if type(size) is str
     }
     shapes = tuple({axis: dims[size] for axis, size in enumerate(spec.shape) if type(size) is str} for spec in inputs)
-    observed = prepare(export(module, example, dynamic_shapes=shapes), get_default_static_config())
+    config = quantization.get_default_static_config()
+    observed = quantization.prepare(export(module, example, dynamic_shapes=shapes), config)
     with torch.no_grad():
         for feeds in task.samples(task.calibrate):
             observed(*tensors(feeds, inputs))
     place = Path(task.out) / "exported.onnx"
+    names = [one.name for one in inputs], [one.name for one in Specs.from_json(task.specs).outputs]
     torch.onnx.export(
-        convert(observed), example, place, dynamo=True, dynamic_shapes=shapes, input_names=[one.name for one in inputs],
-        output_names=[one.name for one in Specs.from_json(task.specs).outputs],
+        quantization.convert(observed), example, place, dynamo=True, dynamic_shapes=shapes,
+        input_names=names[0], output_names=names[1],
     )  # fmt: skip
-    if engine == "onnxruntime":
-        return on_onnxruntime(task, place)
-    import openvino as ov
-
-    return on_openvino(task, ov.Core().read_model(place))
+    return [*on_onnxruntime(task, place), *on_openvino(task, ov.Core().read_model(place))]
 
 
 def _pair(feeds: Any, inputs: tuple[TensorSpec, ...]) -> tuple[Any, ...]:

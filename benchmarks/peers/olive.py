@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from peers import Task, Way, on_onnxruntime
-from runtime.tensors import Specs
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "static": {"type": "OnnxStaticQuantization", "per_channel": True},
@@ -20,20 +19,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def prepare(task: Task, **settings: Any) -> list[Way]:
-    out, specs = Path(task.out), Specs.from_json(task.specs)
+    if not task.olive:
+        raise ValueError("Olive needs an environment of its own: name its Python with --olive-python")
+    out = Path(task.out)
     stored = {"type": "peer_samples", "params": {"place": task.calibrate}}
     script = str(Path(__file__).parent / "_olive_data.py")
     config = {
-        "input_model": {
-            "type": "ONNXModel",
-            "model_path": task.onnx,
-            "io_config": {
-                "input_names": [one.name for one in specs.inputs],
-                "input_types": [one.dtype for one in specs.inputs],
-                "input_shapes": [list(one.sized({})) for one in specs.inputs],
-                "output_names": [one.name for one in specs.outputs],
-            },
-        },
+        "input_model": {"type": "ONNXModel", "model_path": task.onnx},
         "systems": {
             "local": {
                 "type": "LocalSystem",
@@ -50,7 +42,7 @@ def prepare(task: Task, **settings: Any) -> list[Way]:
     (out / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # nothing of ours in its environment
     command = [task.olive, "-m", "olive", "run", "--config", "config.json", "--disable_telemetry"]
-    done = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False, env=own)
+    done = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False, env=own, timeout=task.limit_s)
     said = (done.stdout + done.stderr).strip()
     print(said)
     found = sorted((out / "olive").rglob("*.onnx"))

@@ -20,7 +20,7 @@ def prepare(task: Task, mode: str = "default", freeze: bool = False, bf16: bool 
 
     get_cpp_compiler()  # raises where there is none
     arguments = {"spec": task.model, "mode": mode, "freeze": freeze, "bf16": bf16}
-    return [Way("compiled", "peers.torch_compile:opened", arguments)]
+    return [Way("torch", "peers.torch_compile:opened", arguments)]
 
 
 def opened(spec: dict[str, Any], mode: str, freeze: bool, bf16: bool) -> Any:
