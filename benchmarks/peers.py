@@ -86,9 +86,9 @@ def main() -> int:
 
 
 def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each peer, and for each engine of our bundle."""
+    """A row for the original, for each peer, and for each engine of our bundle."""
     from peers import OURS
-    from peers._entry import entered, field_of, ours
+    from peers._entry import Entry, entered, field_of, ours
 
     from optimize import metrics, recipe
     from optimize.folder import chatter_to
@@ -115,13 +115,14 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
         progress = Progress(1, screen)
         progress.stage(name)
         field = field_of(asked, work, samples, options.olive_python, options.limit, progress)
-        entries = [entered(field, peer, options.quick) for peer in peers if peer != OURS]
+        original = field.subject.contender
+        entries = [Entry(original.name, original, original, "as it is")]
+        entries += [entered(field, peer, options.quick) for peer in peers if peer != OURS]
         entries += ours(field, file, changes) if OURS in peers else []
         progress.say("accuracy on test")
         alive = [one for one in entries if one.judged]
-        accuracies, lost = field.accuracies([one.judged for one in alive], field.subject.splits.test)
-        original = field.subject.contender
-        contenders = [original, *(one.timed for one in alive if one.name in accuracies)]
+        accuracies, lost = field.accuracies([one.judged for one in alive[1:]], field.subject.splits.test)
+        contenders = [one.timed for one in alive if one.name in accuracies]
         progress.say("latency")
         timed = measure(
             contenders, field.subject.feeds, rounds=options.rounds or (QUICK_ROUNDS if options.quick else None),
@@ -129,18 +130,20 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
         )  # fmt: skip
         progress.close()
     held = {one for one, seen in accuracies.items() if one == original.name or seen.drop <= field.max_drop}
-    rivals = [one for one in timed.traces if one in held and not one.startswith(OURS) and one != timed.twin]
-    best = max(rivals, key=lambda one: 1.0 if one == original.name else timed.ratio(one).value)
+    rivals = [one for one in timed.traces if one in held and not one.startswith(OURS)]
+    best = max(rivals, key=lambda one: timed.ratio(one).value)
+    common = {
+        "model": name,
+        "best_peer": best,
+        "max_drop": field.max_drop,
+        "rounds": timed.rounds,
+        "floor": timed.floor,
+    }
     rows = []
     for entry in entries:
-        row = dict.fromkeys(COLUMNS) | {"model": name, "contender": entry.name, "settings": entry.settings}
-        row |= {"wall_s": entry.wall_s, "preparing_peak_memory_bytes": entry.memory, "tried": dict(entry.tried)}
-        row |= {
-            "ours": entry.name.startswith(OURS),
-            "best_peer": best,
-            "max_drop": field.max_drop,
-            "rounds": timed.rounds,
-        }
+        row = dict.fromkeys(COLUMNS) | common | {"contender": entry.name, "settings": entry.settings}
+        row |= {"ours": entry.name.startswith(OURS), "tried": dict(entry.tried)}
+        row |= {"wall_s": entry.wall_s, "preparing_peak_memory_bytes": entry.memory}
         row["reason"] = entry.reason or lost.get(entry.name) or timed.failed.get(entry.name)
         if entry.name in accuracies:
             seen = accuracies[entry.name]
@@ -158,7 +161,7 @@ def figures_of(timed: Any, name: str, best: str) -> dict[str, Any]:
 
     trace = timed.traces[name]
     found = {"p50_ms": float(np.median(trace.samples)) / 1e6, "peak_memory_bytes": trace.peak_memory_bytes}
-    found |= {"threads": trace.threads, "floor": timed.floor}
+    found["threads"] = trace.threads
     if name == best:
         return found | {"ratio_to_best_peer": 1.0, "low": 1.0, "high": 1.0, "verdict": "best peer"}
     ratio = timed.ratio(name, best)

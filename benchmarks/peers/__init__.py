@@ -68,6 +68,13 @@ class Task:
             yield {name: value[row : row + 1] for name, value in arrays.items()}
 
     @property
+    def torch_model(self) -> Mapping[str, Any]:
+        """The user's; raises ValueError where it is none of torch."""
+        if self.model["source"] != "torch":
+            raise ValueError("it is for torch models, and this is none")
+        return self.model
+
+    @property
     def transformer(self) -> bool:
         """Whether it normalizes layers, as transformers do."""
         import onnx

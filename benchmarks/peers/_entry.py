@@ -89,8 +89,8 @@ def field_of(asked: Recipe, work: Path, samples: int, olive: str, limit_s: float
     """Load a model and its data, and write what the peers are given."""
     log = work / "log.txt"
     subject = prepare(asked, progress, log)
-    recorded = Contender(subject.contender.name, "peers:Recorded", {"place": _recorded(subject, work, log)})
-    recorded = replace(recorded, decoding=subject.contender.decoding)
+    place = {"place": _recorded(subject, work, log)}
+    recorded = Contender(subject.contender.name, "peers:Recorded", place, decoding=subject.contender.decoding)
     original = _accuracies(subject, recorded, [], subject.choice, 0.0, log)[0][recorded.name].value
     max_drop = recipe.allowed_drop(asked.constraints.max_drop, original)
     progress.say("the model in ONNX")
@@ -140,7 +140,7 @@ def entered(on: Field, peer: str, quick: bool) -> Entry:
     if best is None:
         return Entry(peer, wall_s=wall, memory=memory, reason="; ".join(f"{key}: {why}" for key, why in tried.items()))
     settings, way = best
-    return Entry(peer, _judged(peer, way), _timed(peer, way), settings, wall, memory, tried=tried)
+    return Entry(peer, _judged(on, peer, way), _timed(peer, way), settings, wall, memory, tried=tried)
 
 
 def _chosen(on: Field, ways: Mapping[str, list[Way]], tried: dict[str, str]) -> tuple[str, Way] | None:
@@ -149,7 +149,7 @@ def _chosen(on: Field, ways: Mapping[str, list[Way]], tried: dict[str, str]) -> 
     for variant, own in ways.items():
         for way in own:
             alike.setdefault(f"{variant}, {way.name.split()[0]}", {})[f"{variant}, {way.name}"] = way
-    first = (_judged(model, next(iter(own.values()))) for model, own in alike.items())
+    first = [_judged(on, model, next(iter(own.values()))) for model, own in alike.items()]
     seen, failed = on.accuracies(first, on.subject.choice)
     tried |= {model: _short(why) for model, why in failed.items()}
     drops = {model: seen[model].drop or 0.0 for model in alike if model in seen}
@@ -205,8 +205,8 @@ def run(recipe: str, changes: list[str], out: str) -> dict[str, Any]:
     return {"engines": chosen, "closest": closest, "peak_memory_bytes": peak_memory()}
 
 
-def _judged(name: str, way: Way) -> Contender:
-    return Contender(name, way.opener, way.arguments)
+def _judged(on: Field, name: str, way: Way) -> Contender:
+    return Contender(name, way.opener, way.arguments, decoding=on.subject.contender.decoding)
 
 
 def _timed(name: str, way: Way) -> Contender:
@@ -233,9 +233,8 @@ def _recorded(subject: Subject, work: Path, log: Path) -> str:
 def _accuracies(
     subject: Subject, original: Contender, contenders: Iterable[Contender], split: Any, max_drop: float, log: Path
 ) -> tuple[dict[str, Accuracy], dict[str, str]]:
-    decoded = [replace(one, decoding=subject.contender.decoding) for one in contenders]
     found = evaluate(
-        [original, *decoded], split, subject.metric, subject.evaluate_batch,
+        [original, *contenders], split, subject.metric, subject.evaluate_batch,
         own_labels=subject.own_labels, fixed=subject.fixed, log=log,
     )  # fmt: skip
     truth = found.statistics[original.name]

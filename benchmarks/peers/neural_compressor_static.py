@@ -4,11 +4,12 @@ https://intel.github.io/neural-compressor/3.0/docs/source/3x/PT_StaticQuant.html
 Its documentation runs the result by `torch.compile`; exported, the engines' int8 kernels take it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peers import Task, Way, on_onnxruntime, on_openvino
-from runtime.tensors import Specs, TensorSpec
+from runtime.tensors import Array, Specs, TensorSpec
 
 VARIANTS: dict[str, dict[str, Any]] = {"default": {}}
 
@@ -22,9 +23,7 @@ def prepare(task: Task) -> list[Way]:
     from optimize.sources import ModelSpec, load
     from optimize.sources.torch import tensors
 
-    if task.model["source"] != "torch":
-        raise ValueError("it quantizes torch models, and this is none")
-    inputs = tuple(TensorSpec.from_json(one) for one in task.model["inputs"])
+    inputs = tuple(TensorSpec.from_json(one) for one in task.torch_model["inputs"])
     module = load(ModelSpec(**{**task.model, "inputs": inputs})).model
     example = _pair(next(task.samples(task.calibrate)), inputs)
     dims = {
@@ -45,11 +44,11 @@ def prepare(task: Task) -> list[Way]:
     return [*on_onnxruntime(task, place), *on_openvino(task, ov.Core().read_model(place))]
 
 
-def _pair(feeds: Any, inputs: tuple[TensorSpec, ...]) -> tuple[Any, ...]:
-    """Two samples: an axis of one would be taken for a constant."""
+def _pair(feeds: Mapping[str, Array], inputs: tuple[TensorSpec, ...]) -> tuple[Any, ...]:
+    """A sample twice along each axis that is left open: one of length 1 would be taken for a constant."""
     from optimize.sources.torch import tensors
 
     return tuple(
-        torch_tensor.repeat(*(2 if type(size) is str else 1 for size in spec.shape))
-        for torch_tensor, spec in zip(tensors(feeds, inputs), inputs, strict=True)
+        value.repeat(*(2 if isinstance(size, str) else 1 for size in spec.shape))
+        for value, spec in zip(tensors(feeds, inputs), inputs, strict=True)
     )

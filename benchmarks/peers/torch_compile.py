@@ -19,7 +19,7 @@ def prepare(task: Task, mode: str = "default", freeze: bool = False, bf16: bool 
     from torch._inductor.cpp_builder import get_cpp_compiler
 
     get_cpp_compiler()  # raises where there is none
-    arguments = {"spec": task.model, "mode": mode, "freeze": freeze, "bf16": bf16}
+    arguments = {"spec": task.torch_model, "mode": mode, "freeze": freeze, "bf16": bf16}
     return [Way("torch", "peers.torch_compile:opened", arguments)]
 
 

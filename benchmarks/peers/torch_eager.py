@@ -13,6 +13,6 @@ VARIANTS: dict[str, dict[str, Any]] = {"eager": {}}
 def prepare(task: Task) -> list[Way]:
     opener = "optimize.sources:open_original"
     return [
-        Way(f"torch threads={count}" if count else "torch", opener, {"spec": {**task.model, "threads": count}})
+        Way(f"torch threads={count}" if count else "torch", opener, {"spec": {**task.torch_model, "threads": count}})
         for count in (None, *thread_counts())
     ]
