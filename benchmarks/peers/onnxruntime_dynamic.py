@@ -8,7 +8,7 @@ from typing import Any
 
 from peers import Task, Way, on_onnxruntime
 from peers.onnxruntime_fp32 import fused
-from peers.onnxruntime_static import ready
+from peers.onnxruntime_static import FUSED, ready
 from runtime.host import facts
 from targets import saturates
 
@@ -27,5 +27,6 @@ def prepare(task: Task, weights: str = "QInt8", per_channel: bool = False, fuse:
     quantize_dynamic(
         str(fused(task) if fuse else ready(task, Path(task.onnx))), str(place), per_channel=per_channel,
         reduce_range=saturates("host", facts(gpus=False)), weight_type=QuantType[weights],
+        extra_options=FUSED if fuse else None,
     )  # fmt: skip
     return on_onnxruntime(task, place)

@@ -11,6 +11,7 @@ from peers.onnxruntime_fp32 import fused
 from runtime.host import facts
 from targets import saturates
 
+FUSED = {"DefaultTensorType": 1}  # float: of fused nodes its shape inference knows nothing
 VARIANTS: dict[str, dict[str, Any]] = {
     "S8S8": {},
     "U8S8": {"activation": "QUInt8"},
@@ -35,6 +36,7 @@ def prepare(task: Task, activation: str = "QInt8", calibration: str = "MinMax", 
         quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=saturates("host", facts(gpus=False)),
         activation_type=QuantType[activation], weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod[calibration],
+        extra_options=FUSED if fuse else None,
     )  # fmt: skip
     return on_onnxruntime(task, place)
 
