@@ -158,6 +158,7 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
 def figures_of(timed: Any, name: str, best: str) -> dict[str, Any]:
     """The columns that come of the measurement."""
     from runtime.intervals import verdict
+    from runtime.measure import MIN_ROUNDS
 
     trace = timed.traces[name]
     found = {"p50_ms": float(np.median(trace.samples)) / 1e6, "peak_memory_bytes": trace.peak_memory_bytes}
@@ -165,7 +166,7 @@ def figures_of(timed: Any, name: str, best: str) -> dict[str, Any]:
     if name == best:
         return found | {"ratio_to_best_peer": 1.0, "low": 1.0, "high": 1.0, "verdict": "best peer"}
     ratio = timed.ratio(name, best)
-    said = verdict(ratio, timed.margin)
+    said = verdict(ratio, timed.margin) if timed.rounds >= MIN_ROUNDS else "few rounds"  # whose floor is no floor
     return found | {"ratio_to_best_peer": ratio.value, "low": ratio.low, "high": ratio.high, "verdict": said}
 
 
