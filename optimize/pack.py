@@ -71,6 +71,7 @@ def write_bundle(
                 entries,
                 report.made_with,
                 subject.states,
+                subject.pre,
             ),
         )
 

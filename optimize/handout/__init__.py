@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from optimize.handout import sbom
+from runtime.pre import PreSpec
 from runtime.tensors import Specs, TensorSpec
 
 _HERE = Path(__file__).parent
@@ -20,11 +21,12 @@ _TYPES = {
     "int8": ("int8_t", "I8", "i8", "INT8", "Char"), "uint8": ("uint8_t", "U8", "u8", "UINT8", "Byte"),
     "bool": ("bool", "BOOLEAN", "boolean", "BOOL", "Bool"), "float16": ("uint16_t", "F16", "f16", "FLOAT16", "Half"),
 }  # fmt: skip
+_RAW = {"image": '"cat.jpg"', "text": '"a text"', "audio": '"yes.wav"'}  # how a raw sample of each kind is given
 
 
 def pages(
     name: str, specs: Specs, axes: Mapping[str, Mapping[str, int]], entries: Sequence[Mapping[str, Any]],
-    made_with: Mapping[str, str], states: Mapping[str, str] = MappingProxyType({}),
+    made_with: Mapping[str, str], states: Mapping[str, str] = MappingProxyType({}), pre: Sequence[PreSpec] = (),
 ) -> dict[str, str]:  # fmt: skip
     """Name in the bundle to text.
 
@@ -35,6 +37,7 @@ def pages(
         entries: its engines, as its manifest has them.
         made_with: distribution to version.
         states: input to the output that gives what the next call takes.
+        pre: what makes its inputs of raw samples.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -59,7 +62,13 @@ def pages(
     version = made_with.get("edge-optimize", "")
     found = {
         "USE.md": templates.get_template("USE.md").render(
-            name=name, specs=specs, axes=axes, entries=shown, states=states
+            name=name,
+            specs=specs,
+            axes=axes,
+            entries=shown,
+            states=states,
+            pre=pre,
+            raw=[_RAW[spec.kind] for spec in pre for _ in spec.columns],
         ),
         "sbom.json": sbom.text(name, entries, made_with),
     }

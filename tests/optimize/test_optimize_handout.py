@@ -14,6 +14,8 @@ import pytest
 from optimize import handout
 from runtime import engines, load, writer
 from runtime.bundle import EngineEntry, Fallback
+from runtime.pre import PreSpec
+from runtime.pre import names as pre_kinds
 from runtime.tensors import Specs, TensorSpec
 
 SPECS = Specs((TensorSpec("image", "float32", ("batch", 3, 8, 8)),), (TensorSpec("output", "float32", ("batch", 5)),))
@@ -137,3 +139,15 @@ def test_there_is_a_dockerfile_for_each_target(bundle):
         f"Dockerfile.{name}" for name in sorted([*OPTIONS, "tensorrt"])
     ]  # fmt: skip
     assert "pip install --no-cache-dir 'edge-optimize[openvino]==0.1.0'" in (bundle / "Dockerfile.openvino").read_text()
+
+
+def test_raw_samples_are_said_with_the_libraries_that_read_them():
+    pre = (PreSpec("image", ("image",), {}, {}), PreSpec("text", ("first", "second"), {}, {}))
+    page = handout.pages("m", SPECS, AXES, [], MADE_WITH, pre=pre)["USE.md"]
+    assert 'answer = model("cat.jpg", "a text", "a text")' in page
+    assert "pip install 'edge-optimize[image,text]'" in page
+    assert "raw" not in handout.pages("m", SPECS, AXES, [], MADE_WITH)["USE.md"].lower()
+
+
+def test_every_kind_of_preprocessing_has_a_sample_to_show():
+    assert set(handout._RAW) == set(pre_kinds())
