@@ -93,3 +93,11 @@ def test_an_example_runs_and_ends_above_the_trivial_baseline(name, tmp_path, mon
     assert (tmp_path / "out" / "bundle" / "manifest.json").exists()
     assert (tmp_path / "out" / "example" / "README.md").exists()
     assert (tmp_path / "out" / "thresholds.json").exists() == (name == "cancer")  # what its show.py writes
+
+
+def test_what_a_chosen_file_takes_is_said_wherever_the_bundle_keeps_it(finished):
+    from optimize.examples.wine.show import show
+
+    report, place = finished[0], finished[1]
+    said = show(place.parent)
+    assert f"{report.chosen['onnxruntime']}: " in said.splitlines()[1] and "bytes are weights" in said

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import onnx
 
+from runtime import bundle
+
 
 def weights(place: Path) -> int:
     """Bytes of the numbers in an ONNX file, without the names and the graph around them."""
@@ -16,9 +18,12 @@ def show(folder: Path) -> str:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     sizes = ", ".join(f"{row['name']} {row['size_bytes']:,}" for row in report["candidates"] if row["size_bytes"])
     lines = [f"Files, in bytes: {sizes}."]
-    for name in report["chosen"].values():
-        place = folder / "bundle" / name / "model.onnx"
-        lines.append(f"{name}: {weights(place):,} of its {place.stat().st_size:,} bytes are weights.")
+    made = bundle.read(folder / "bundle")
+    for entry in made.engines:
+        place = made.resolve(entry.files)["model"]  # equal files are stored once
+        if place.suffix != ".onnx":
+            continue
+        lines.append(f"{entry.name}: {weights(place):,} of its {place.stat().st_size:,} bytes are weights.")
     return "\n".join(lines)
 
 
