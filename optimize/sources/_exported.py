@@ -4,7 +4,7 @@ Neither can be trained: the one is a graph of ops, the other is compiled. The or
 """
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +40,8 @@ def load(path: Path, given: tuple[TensorSpec, ...], trust: bool) -> tuple["nn.Mo
         )
     try:
         if scripted:
-            module: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-            return module.eval(), given
+            load: Callable[..., nn.Module] = torch.jit.load  # which torch has not annotated
+            return load(path, map_location="cpu").eval(), given
         program = read(path)
         known = _inputs(program, path)
         _check_mode(program, path)

@@ -6,6 +6,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+from sklearn import datasets, pipeline, preprocessing
 
 from optimize import sources
 from optimize.models import read_onnx
@@ -17,8 +18,6 @@ xgboost = pytest.importorskip("xgboost", reason="pip install 'edge-optimize[boos
 lightgbm = pytest.importorskip("lightgbm", reason="pip install 'edge-optimize[boosting]'")
 pytest.importorskip("onnxmltools", reason="pip install 'edge-optimize[boosting]'")
 skops = pytest.importorskip("skops.io", reason="pip install 'edge-optimize[sklearn]'")
-
-from sklearn import datasets, pipeline, preprocessing  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn import datasets, ensemble, linear_model, neural_network, pipeline, preprocessing, svm, tree
 
 from optimize import sources
 from optimize.models import read_onnx
@@ -16,8 +17,6 @@ from runtime.tensors import TensorSpec
 pytest.importorskip("skl2onnx", reason="pip install 'edge-optimize[sklearn]'")
 skops = pytest.importorskip("skops.io", reason="pip install 'edge-optimize[sklearn]'")
 onnx = pytest.importorskip("onnx")
-
-from sklearn import datasets, ensemble, linear_model, neural_network, pipeline, preprocessing, svm, tree  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::sklearn.exceptions.ConvergenceWarning"

@@ -1,5 +1,6 @@
 """Models of TensorFlow, made and run in processes of their own: the file says what TensorFlow says."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -182,8 +183,14 @@ def test_what_is_no_model_is_said_without_tensorflow(tmp_path):
         load(tmp_path / "model.tflite", weights="w.pth")
 
 
-@pytest.mark.skipif(bool(NEEDED), reason="TensorFlow is here: pip uninstall it to see what is said without")
-def test_tensorflow_that_is_missing_names_the_extra(tmp_path):
+def test_tensorflow_that_is_missing_names_the_extra(tmp_path, monkeypatch):
+    hidden = tmp_path / "hidden"  # found before TensorFlow where it is installed, in processes of its own too
+    hidden.mkdir()
+    (hidden / "tensorflow.py").write_text("raise ModuleNotFoundError('no such module', name='tensorflow')")
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(hidden), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    )
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
     (tmp_path / "model.tflite").write_bytes(b"")
     with pytest.raises(EngineMissing, match=r"pip install 'edge-optimize\[tensorflow\]'"):
         load(tmp_path / "model.tflite")
