@@ -140,7 +140,7 @@ def test_inputs_and_outputs_keep_their_names_and_a_folder_is_told_from_a_bundle(
     np.testing.assert_allclose(wanted["first"], feeds["b"] - 2 * feeds["a"], rtol=1e-5)
     for name in ("first", "second"):
         np.testing.assert_allclose(got[name], wanted[name], rtol=1e-5)
-    contender, inputs = foreign.contestant(str(made / "two"), (), None, False)
+    contender, inputs, *_ = foreign.contestant(str(made / "two"), (), None, False, {}, {})
     assert contender.opener == "optimize.sources:open_original"
     assert inputs == original.inputs
     with pytest.raises(InputError, match=r"two takes a: .*; \[model\.inputs\] names other ones"):
