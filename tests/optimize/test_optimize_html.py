@@ -263,9 +263,11 @@ def test_the_verdict_hides_no_loss(seen, code, said, tone):
 def test_the_verdict_where_a_target_has_none_and_where_nothing_was_timed():
     unmet = report(closest={"onnxruntime": "onnxruntime-int8"})
     assert verdict.sentence(unmet).endswith("; on onnxruntime no candidate holds the limit.")
-    own = report(closest={"openvino": "openvino-int8"}, exit_code=1)
+    own = report(closest={"openvino": "openvino-int4"}, exit_code=1)
     assert "it enters because no candidate for openvino holds the limit" in verdict.sentence(own)
-    assert verdict.tone(unmet) == verdict.tone(own) == "bad"
+    slow = report(closest={"openvino": "openvino-int8"}, exit_code=1)  # it holds the accuracy, not the time
+    assert verdict.sentence(slow).endswith("; it does not meet all limits.")
+    assert verdict.tone(unmet) == verdict.tone(own) == verdict.tone(slow) == "bad"
     untimed = report(headline=Headline(timing=timing(), original=latency(10.0), targets={}))
     assert "its latency was not measured here" in verdict.sentence(untimed)
     nothing = report(chosen={}, why={"openvino": "nothing ran"})
