@@ -55,6 +55,8 @@ def lists(recipe: Recipe, model: "nn.Module | Path", facts: Mapping[str, Facts])
     found: list[list[Settings]] = []
     if made.trees or made.rounded or not (made.convolutions or made.products):
         return (recipe.whole(()),)
+    if recipe.search.quick:
+        return (recipe.whole([steps.get("quantize_static")()]),)
     # what torch wrote as a program cannot be trained, nor be taught through states that go from call to call
     trainable = not isinstance(model, Path) and not recipe.is_program() and not recipe.model.states
     if trainable and made.convolutions and _learnable(facts):

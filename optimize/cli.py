@@ -36,9 +36,12 @@ Fixed = Annotated[list[str] | None, typer.Option("--fix", help="INPUT=NUMBER tha
 Only = Annotated[list[str] | None, typer.Option(help="Make only candidates of this name, *int8* say; may be repeated.")]
 Skip = Annotated[list[str] | None, typer.Option(help="Make no candidates of this name; may be repeated.")]
 Time = Annotated[str | None, typer.Option("--time", help="30m, 2h or seconds, after which no more is tried.")]
+Quick = Annotated[bool, typer.Option("--quick", help="int8 in the one way that mostly holds; short measurements.")]
 MetricName = Annotated[str | None, typer.Option("--metric", help="accuracy, top5, mse, mae, or file.py:function.")]
 Better = Annotated[str | None, typer.Option(help="higher or lower, for a metric of your own.")]
 Strict = Annotated[bool, typer.Option("--strict", help="'cannot tell' counts as not met: exit code 1.")]
+
+QUICK_S = 5  # of measuring a pair
 
 
 def app() -> int:
@@ -116,6 +119,7 @@ def run(
     only: Only = None,
     skip: Skip = None,
     time: Time = None,
+    quick: Quick = False,
     out: Annotated[Path | None, typer.Option(help="The folder to write: optimized, or reproduced.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
     locked: Annotated[Path | None, typer.Option(help="DIR/recipe.lock: make that again, bit by bit.")] = None,
@@ -128,7 +132,7 @@ def run(
 
     out = out or Path("reproduced" if locked else "optimized")
     report = run(
-        model, out=out, changes=[*(set_ or ()), *_search(only, skip, time)], locked=locked, strict=strict, data=data,
+        model, out=out, changes=_changes(set_, only, skip, time, quick), locked=locked, strict=strict, data=data,
         targets=target, metric=metric, better=better, weights=weights, shape=shape, max_drop=max_drop,
         objective=objective, trust=trust, states=state, fixed=fix,
     )  # fmt: skip
@@ -146,6 +150,7 @@ def plan(
     fix: Fixed = None,
     only: Only = None,
     skip: Skip = None,
+    quick: Quick = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
     trust: Trust = False,
     json: Json = False,
@@ -153,7 +158,7 @@ def plan(
     """What a run would do, which targets take the model here, and how long it takes; writes nothing."""
     from optimize.preflight import preflight
 
-    changes = [*(set_ or ()), *_search(only, skip)]
+    changes = _changes(set_, only, skip, None, quick)
     found = preflight(
         model, changes, data=data, targets=target, weights=weights, shape=shape, trust=trust, states=state, fixed=fix
     )
@@ -367,9 +372,12 @@ def print_(found: dict[str, Any], json: bool) -> None:
         plain.show(found)
 
 
-def _search(only: list[str] | None, skip: list[str] | None, time: str | None = None) -> list[str]:
-    """[search] of the recipe, as --set has it."""
+def _changes(
+    set_: list[str] | None, only: list[str] | None, skip: list[str] | None, time: str | None, quick: bool
+) -> list[str]:
+    """What --set changes in the recipe, and the flags of [search] in its form."""
     import json
 
-    asked = {"only": only, "skip": skip, "time": time}
-    return [f"search.{key}={json.dumps(value)}" for key, value in asked.items() if value]
+    asked = {"only": only, "skip": skip, "time": time, "quick": quick}
+    short = [f"measure.budget={QUICK_S}"] if quick else []  # before what is asked for by --set
+    return [*short, *(set_ or ()), *(f"search.{key}={json.dumps(value)}" for key, value in asked.items() if value)]

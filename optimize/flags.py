@@ -33,7 +33,7 @@ def to_recipe(
     max_drop: float | str | None = None, objective: str | None = None, trust: bool = False,
     states: Sequence[str] = (), fixed: Sequence[str] = (), changes: Sequence[str] = (),
 ) -> Recipe:  # fmt: skip
-    """What `optimize run MODEL --data DATA ...` asks for: int8 on every target named, or on all that build here.
+    """What `optimize run MODEL --data DATA ...` asks for: the best on every target named, or on all that build here.
 
     Raises:
         InputError: as `recipe.from_table`, or there is no data.
@@ -58,7 +58,7 @@ def to_recipe(
             "fixed": numbers("--fix", fixed),
         },
         "data": {_key(str(data)): str(data), "metric": metric, "better": better},
-        "steps": [{"use": "quantize_static"}],
+        "steps": "auto",
         "targets": {name: {} for name in wanted},
         "constraints": {key: value for key, value in limits.items() if value is not None},
     }

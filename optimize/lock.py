@@ -23,7 +23,7 @@ from optimize.models import TorchModel
 from optimize.origin import weights
 from optimize.plan import Candidate
 from optimize.recipe import Recipe
-from optimize.repair import REPAIRED, with_layers
+from optimize.repair import with_layers
 from optimize.report import Report, Row, SplitFacts
 from optimize.select import Choice
 from optimize.subject import Subject
@@ -48,11 +48,17 @@ class _Part(BaseModel):
 
 
 class Made(_Part):
-    """The files of a candidate, role to sha256; `layers` are those that a repair found and returned to float."""
+    """The files of a candidate, role to sha256.
+
+    Attributes:
+        layers: those that a repair found and returned to float.
+        options: what its engine is opened with.
+    """
 
     onnx: dict[str, str]
     engine: dict[str, str]
     layers: list[str] = Field(default_factory=list)
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Lock(_Part):
@@ -151,11 +157,14 @@ class Pinned:
         found = [one for one in known.values() if one.role != "steps" and one.name in self.lock.candidates]
         for name in self.lock.chosen.values():
             made = self.lock.candidates.get(name)
-            layers = made.layers if made else []
-            base = known.get(name.removesuffix(REPAIRED) if layers else name)
+            # what a search found has the name of that which it began with, and more behind it
+            base = max((one for one in known if name == one or name.startswith(f"{one}-")), key=len, default=None)
             if made is None or base is None:
                 raise InputError(f"{self.path} chose {name}, which its recipe does not make: it was changed.")
-            found.append(with_layers(base, tuple(layers), name) if layers else base)
+            one = with_layers(known[base], tuple(made.layers), name) if made.layers else known[base]
+            found.append(
+                one if name == base else replace(one, name=name, role="steps", options=made.options or one.options)
+            )
         return list({one.name: replace(one, repair=None) for one in found}.values())
 
     def compared(self, built: Mapping[str, Built]) -> tuple[list[str], list[str]]:
@@ -329,7 +338,9 @@ def _below(path: Path) -> Iterator[Path]:
 
 def _made(built: Built, row: Row) -> Made:
     layers = [one.name for one in row.repair if one.returned]
-    return Made(onnx=_sums(onnx_files(built.model.path)), engine=_sums(built.files), layers=layers)
+    return Made(
+        onnx=_sums(onnx_files(built.model.path)), engine=_sums(built.files), layers=layers, options=dict(row.options)
+    )
 
 
 def _sums(files: Mapping[str, Path]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
-from optimize import judge, lock, plan, processes, reproduce, stages, thumbnails
+from optimize import judge, lock, plan, processes, reproduce, stages, thumbnails, tuning
 from optimize.build import Builder
 from optimize.causes import causes
 from optimize.collapse import diagnosed
@@ -32,7 +32,7 @@ from runtime.errors import InputError, WorkError
 from runtime.measure import measure
 
 SCREENING_ROUNDS = 3
-STAGES = 8
+STAGES = 8  # and a ninth, where settings are tried
 DISTRIBUTIONS = (
     "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "nncf",
     "neural-compressor", "torchao", "scikit-learn", "scipy", "safetensors", "tensorrt", "executorch", "onnxruntime-gpu",
@@ -77,12 +77,12 @@ def run(
     asked = pinned.asked if pinned else asked_for(what, changes, flags)
     if not processes.first():
         _help(asked, pinned)
-    existed = Path(out).exists()
+    existed, count = Path(out).exists(), STAGES + int(asked.tunes() and not pinned)
     with claimed(Path(out)) as folder:
         work, written = fresh(folder), True
         try:
             cache = lock.empty_cache(work / "cache") if pinned else contextlib.nullcontext()
-            with cache, chatter_to(work / LOG) as screen, closing(Progress(STAGES, screen, silent)) as progress:
+            with cache, chatter_to(work / LOG) as screen, closing(Progress(count, screen, silent)) as progress:
                 return _whole_way(asked, pinned, folder, work, progress, strict)
         except InputError:
             written = False
@@ -116,6 +116,8 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     made, rows = stages.build(candidates, builder, deadline)
     unlike, told = pinned.compared(made) if pinned else ([], [])
     run = stages.Run(asked, subject, candidates, made, log, progress, deadline)
+    if asked.steps == "auto":
+        rows = stages.sifted(run, rows)
 
     progress.stage("accuracy on validate")
     given = Made.model_validate({"use": "as given", **measures(subject.model, subject.axes)})
@@ -136,6 +138,15 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
         raise WorkError(f"no candidate could be measured: {reasons}")
     choices = pinned.choices(rows, unlike) if pinned else stages.choose(run, rows, max_drop, screening.margin)
     chosen = {target: choice.name for target, choice in choices.items() if choice.name}
+
+    settings: list[str] = []
+    if asked.tunes() and not pinned:
+        progress.stage("a closer look at the best, and settings to run them with")
+        if not deadline.over():
+            with deadline.ending():
+                run, rows, settings = tuning.looked_closer(run, rows, builder, chosen, max_drop)
+            choices = stages.choose(run, rows, max_drop, screening.margin)
+            chosen = {target: choice.name for target, choice in choices.items() if choice.name}
 
     progress.stage("accuracy on test")
     rows, _ = stages.accuracy(run, rows, "accuracy", max_drop)
@@ -182,13 +193,22 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
         max_drop=max_drop,
         objective=asked.constraints.objective,
         original=rows.pop(ORIGINAL),
-        candidates=list(rows.values()),
+        candidates=[rows[one.name] for one in run.candidates],
         screening=judge.timing(screening),
         headline=headline,
         chosen=chosen,
         why={target: choice.why for target, choice in choices.items()},
         closest={target: choice.closest for target, choice in choices.items() if choice.closest},
-        notes=[*told, *ruined, *plan.remarks(asked, machine, subject.plans), *subject.notes, *unmended, *untold, *late],
+        notes=[
+            *told,
+            *ruined,
+            *plan.remarks(asked, machine, subject.plans),
+            *subject.notes,
+            *unmended,
+            *settings,
+            *untold,
+            *late,
+        ],
         seconds=time.monotonic() - begun,
         exit_code=1 if unmet or exceeds or unlike or (strict and unsure) else 0,
         bundle="bundle" if chosen else None,

@@ -127,6 +127,12 @@ class Recipe(Table):
             return (steps.get("fix_inputs").model_validate(fix), *found)
         return found
 
+    def tunes(self) -> bool:
+        """Whether the settings of engines are tried: asked for, or part of a search for what is best by time."""
+        by_time = self.constraints.objective in ("latency", "throughput")
+        searched = self.steps == "auto" and not self.search.quick
+        return by_time and (searched if self.search.settings is None else self.search.settings)
+
     def plain(self) -> dict[str, Any]:
         """As JSON values, the steps with their names."""
         data = self.model_dump(mode="json", exclude={"steps"}, exclude_none=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optimize import judge, select
-from optimize.build import Builder, Built, Lost
+from optimize.build import COLLAPSED_DB, Builder, Built, Lost
 from optimize.deadline import Deadline
 from optimize.evaluate import evaluate
 from optimize.metrics import Rows as Statistics
@@ -85,6 +85,25 @@ def _row(candidate: Candidate, made: Built | Lost) -> Row:
         options=dict(candidate.options),
         **found,
     )
+
+
+def sifted(run: Run, rows: Rows) -> Rows:
+    """Without the candidates of a search in which hardly anything is left of the signal, on calibration data.
+
+    Where every candidate of a target that rounds is such a one, they stay: the report shows what they come to.
+    """
+    left: dict[str, float] = {}
+    for one in run.candidates:
+        ratios = [made.signal_to_noise_db for made in rows[one.name].made if made.signal_to_noise_db is not None]
+        if one.role == "steps" and ratios and rows[one.name].status not in LOST:
+            left[one.name] = min(ratios)
+    sound = {rows[name].target for name, db in left.items() if db >= COLLAPSED_DB}
+    changed = dict(rows)
+    for name, db in left.items():
+        if db < COLLAPSED_DB and rows[name].target in sound:
+            why = f"only {db:.1f} dB of its signal are above its noise, on calibration data"
+            changed[name] = rows[name].model_copy(update={"status": "dropped", "reason": why})
+    return changed
 
 
 def accuracy(run: Run, rows: Rows, field: str, max_drop: float | None) -> tuple[Rows, float]:

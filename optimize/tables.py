@@ -150,12 +150,16 @@ class Search(Table):
     """[search]: patterns of candidates' names, which alone, or which not, are to be made.
 
     A target's plain model and its vendor's default are always there, for comparison. `time`, in seconds or as "30m",
-    ends the search; what was found until then is chosen from, and measured as always.
+    ends the search; what was found until then is chosen from, and measured as always. `settings`: whether the best of
+    each target is tried with other threads and sizes too; by default where the steps are "auto". `quick`: "auto" is
+    int8 in the one way that mostly holds, with no settings tried.
     """
 
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     time: float | None = Field(default=None, gt=0)
+    settings: bool | None = None
+    quick: bool = False
 
     @field_validator("time", mode="before")
     @classmethod

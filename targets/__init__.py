@@ -70,6 +70,8 @@ class Target:
             asked for becomes a candidate with them too. Empty where it cannot, or where the graph says it.
         limits: for a `cpu` that is older than this one, engine options that have only its kernels run here; a bundle
             does not take them along.
+        settings: by a label, options worth a try in the place of a candidate's own, for a host and the sizes of named
+            axes that are called: how an engine is run, not what it computes.
         trees: it has the ops of the domain ai.onnx.ml, which are trees, support vectors and what comes before them.
         text: it takes and gives text.
         unproven: what of it was never tried, said to whoever is about to rely on it; empty where all was.
@@ -86,6 +88,9 @@ class Target:
     half: bool = False
     bf16: Callable[[Host], Mapping[str, Any]] = lambda host: {}
     limits: Callable[[str], Mapping[str, Any]] = lambda cpu: {}
+    settings: Callable[[Host, Mapping[str, Any], Mapping[str, int]], Mapping[str, Mapping[str, Any]]] = (
+        lambda host, options, sizes: {}
+    )
     trees: bool = False
     text: bool = False
     unproven: str = ""
@@ -125,6 +130,12 @@ def missing(module: str, extra: str) -> str | None:
     except EngineMissing as error:
         return str(error)
     return None
+
+
+def thread_counts(host: Host) -> dict[str, int]:
+    """One thread, half of the cores' and all of them, each with its label."""
+    counts = sorted({1, max(1, host.cores // 2), host.cores})
+    return {f"{count}-thread{'s' if count > 1 else ''}": count for count in counts}
 
 
 def saturates(cpu: str, host: Host) -> bool:

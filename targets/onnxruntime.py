@@ -1,7 +1,10 @@
 """ONNX Runtime on the CPU."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from runtime.host import Host
-from targets import Scheme, Target, missing, saturates
+from targets import Scheme, Target, missing, saturates, thread_counts
 
 _OPS = (
     "Conv", "Gemm", "MatMul", "Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean",
@@ -14,6 +17,14 @@ def _scheme(cpu: str, host: Host) -> Scheme:
     return Scheme(ops=_OPS, dynamic=True, blocks="MatMulNBits", products=False, reduce_range=saturates(cpu, host))
 
 
+def _settings(host: Host, options: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Fewer threads, whose pool small models wait for; threads that sleep between calls."""
+    found = {label: {**options, "threads": count} for label, count in thread_counts(host).items()}
+    if host.cores > 1:
+        found["no-spinning"] = {**options, "spinning": False}
+    return found
+
+
 TARGET = Target(
     name="onnxruntime",
     engine="onnxruntime",
@@ -22,6 +33,7 @@ TARGET = Target(
     options={"threads": int, "spinning": bool, "graph": str, "providers": list, "allow_fallback": bool},
     plain={"spinning": True},
     vendor={},
+    settings=_settings,
     trees=True,
     text=True,
 )

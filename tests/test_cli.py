@@ -170,7 +170,7 @@ def test_nan_in_the_data(place, call, tiny_data):
     refused(call, "run", "model.py:build", "--data", save(x=x, y=y), says="NaN or infinity in 'x', first in sample")
 
 
-QUICK = ("--target", "onnxruntime", "--set", "measure.budget=0.1")
+QUICK = ("--target", "onnxruntime", "--quick", "--set", "measure.budget=0.1")
 
 
 def test_data_of_one_class(call, place, tiny_onnx, tiny_data):
@@ -235,8 +235,8 @@ def test_unknown_metric(place, call):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("steps.0.use=quantize_statik", "did you mean 'quantize_static'"),
-        ("steps.0.sample=3", "did you mean 'samples'"),
+        ('steps=[{use = "quantize_statik"}]', "did you mean 'quantize_static'"),
+        ('steps=[{use = "quantize_static", sample = 3}]', "did you mean 'samples'"),
         ("model.wieghts=x.pth", "did you mean 'weights'"),
         ("constraints.max_drop=lots", "is not a drop"),
         ("constraints.objective=speed", "constraints.objective"),

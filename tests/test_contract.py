@@ -51,9 +51,11 @@ REPORT_FORMS = [
 
 
 def ways(engine: str) -> list[dict]:
-    """The option tables with which targets open an engine: plain, and as its vendor ships it."""
+    """The options with which targets open an engine: plain, as its vendor ships it, and the last that is tried."""
+    here = host.facts(gpus=False)
     found = [options for target in map(targets.get, TARGETS) if target.engine == engine
-             for options in (target.plain, target.vendor)]  # fmt: skip
+             for options in (target.plain, target.vendor,
+                             *list(target.settings(here, target.plain, {"batch": 2}).values())[-1:])]  # fmt: skip
     return [dict(options) for i, options in enumerate(found) if options not in found[:i]] or [{}]
 
 

@@ -21,7 +21,19 @@ def build():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
 """
-WORDS = ["-m", "optimize", "run", "model.py:build", "--data", "data.npz", "--target", "onnxruntime", "--out", "out"]
+WORDS = [
+    "-m",
+    "optimize",
+    "run",
+    "model.py:build",
+    "--data",
+    "data.npz",
+    "--target",
+    "onnxruntime",
+    "--quick",
+    "--out",
+    "out",
+]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 0.3, "int8": 0.3, "int4": 0.3}
 LOCAL = frozenset({"isa"})
 OPTIONS: dict[str, type] = {
     "threads": int, "precision": str, "hint": str, "streams": int, "device": str, "cache": bool, "isa": str,
+    "fixed": dict,
 }  # fmt: skip
 PRECISIONS = ("f32", "bf16", "f16")
 HINTS = ("latency", "throughput")
@@ -33,9 +35,15 @@ _MOVES = {"Input", "Output", "Reorder", "Const", "Reshape", "Transpose", "Memory
 
 
 class OpenVinoSession:
-    """A compiled model with an inference request for each call that is under way."""
+    """A compiled model with an inference request for each call that is under way.
 
-    def __init__(self, files: Mapping[str, Path], specs: Specs, options: Options, cores: int) -> None:
+    `sizes`: of named axes, where it is compiled for these alone.
+    """
+
+    def __init__(
+        self, files: Mapping[str, Path], specs: Specs, options: Options, cores: int,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         limit(options)
         ov = library("openvino", "openvino")
         try:
@@ -44,6 +52,9 @@ class OpenVinoSession:
                 model = core.read_model(str(files["model"]), str(files["weights"]))
             else:
                 model = core.read_model(str(files["model"]))
+            if sizes:
+                shapes = {spec.name: spec.sized(sizes) for spec in specs.inputs}
+                model.reshape({port: shapes[_name(port, specs.inputs)] for port in model.inputs})
             device = _device(core, options)
             self._compiled: Any = core.compile_model(model, device, properties(options, cores))
             self._requests: deque[Any] = deque([self._compiled.create_infer_request()])
@@ -133,6 +144,55 @@ class OpenVinoSession:
         self._compiled = None
 
 
+class SizedSession:
+    """A model compiled for the sizes that most calls have, and once more, when others first come, for all.
+
+    Args:
+        shapes: by input, that `fixed` takes alone: its kernels are chosen for them.
+        fixed: compiled for these.
+        other: opens the session that takes all.
+    """
+
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], fixed: OpenVinoSession, other: Callable[[], OpenVinoSession]
+    ) -> None:
+        self.threads = fixed.threads
+        self._shapes, self._fixed, self._open = shapes, fixed, other
+        self._other: OpenVinoSession | None = None
+        self._closed, self._lock = False, threading.Lock()
+
+    def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Outputs by name; see `runtime.engines.Session`."""
+        return self._of(feeds).run(feeds, out)
+
+    def begin(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
+        """Start a call, which goes on by itself; see `runtime.model.Model.map`."""
+        return self._of(feeds).begin(feeds)
+
+    def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """The library's own part; see `runtime.engines.Session`."""
+        return self._of(feeds).inside(feeds)
+
+    def precision(self) -> dict[str, int]:
+        """Of the model for known sizes."""
+        return self._fixed.precision()
+
+    def close(self) -> None:
+        """Close both."""
+        with self._lock:
+            self._closed = True
+            for session in filter(None, (self._fixed, self._other)):
+                session.close()
+
+    def _of(self, feeds: Mapping[str, Array]) -> OpenVinoSession:
+        if all(feeds[name].shape == shape for name, shape in self._shapes.items()):
+            return self._fixed
+        with self._lock:
+            if self._other is None and not self._closed:
+                self._other = self._open()
+            return self._other or self._fixed  # which says that it is closed
+
+
 def facts() -> dict[str, str]:
     """The library's version; raises EngineMissing."""
     return {"version": str(library("openvino", "openvino").__version__)}
@@ -143,10 +203,20 @@ def needs(options: Options) -> dict[str, dict[str, Any]]:
     return {"version": {"from": oldest(facts()["version"])}}
 
 
-def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> OpenVinoSession:
-    """Load `files["model"]` (an IR with `files["weights"]`, or an ONNX file); without options as OpenVINO ships."""
+def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) -> OpenVinoSession | SizedSession:
+    """Load `files["model"]` (an IR with `files["weights"]`, or an ONNX file); without options as OpenVINO ships.
+
+    `fixed` has sizes of named axes that most calls have: for these it is compiled first.
+    """
     _check(options)
-    return OpenVinoSession(files, specs, options, host.cores)
+    if not (sizes := options.get("fixed")):
+        return OpenVinoSession(files, specs, options, host.cores)
+    shapes = {spec.name: spec.sized(sizes) for spec in specs.inputs}
+    return SizedSession(
+        shapes,
+        OpenVinoSession(files, specs, options, host.cores, sizes),
+        lambda: OpenVinoSession(files, specs, options, host.cores),
+    )
 
 
 def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
@@ -166,11 +236,13 @@ def _check(options: Options) -> None:
     for key, allowed in (("precision", PRECISIONS), ("hint", HINTS), ("isa", ISAS)):
         if options.get(key) is not None and options[key] not in allowed:
             raise InputError(f"option '{key}' of openvino is {options[key]!r}; it takes {', '.join(allowed)}.")
+    if not all(type(size) is int and size > 0 for size in (options.get("fixed") or {}).values()):
+        raise InputError(f"option 'fixed' of openvino is {options['fixed']!r}; it takes axes with a size each.")
 
 
 def properties(options: Options, cores: int) -> dict[str, Any]:
     """What `compile_model` is given for the options of an engine here."""
-    if not {*options} - {"isa"}:
+    if not {*options} - {"isa", "fixed"}:
         return {}
     # the hint is set always: OpenVINO would take bf16 by itself where the processor has it
     found: dict[str, Any] = {

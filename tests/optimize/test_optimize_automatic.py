@@ -42,6 +42,10 @@ def test_a_recipes_own_steps_are_what_is_done():
     assert names(recipe([]), CONVOLUTIONS, MANY) == [[]]
 
 
+def test_in_a_hurry_it_is_int8_in_one_way():
+    assert names(recipe(search={"quick": True}), CONVOLUTIONS, MANY) == [["quantize_static"]]
+
+
 def test_convolutions_with_enough_labels_are_pruned_too():
     assert names(recipe(), CONVOLUTIONS, MANY) == [PRUNED, PRUNED, ROUNDED]
     assert names(recipe(), CONVOLUTIONS) == [ROUNDED]
