@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
-from optimize import judge, lock, plan, processes, reproduce, stages, thumbnails, tuning
+from optimize import judge, lock, plan, processes, reproduce, select, stages, thumbnails, tuning
 from optimize.build import Builder
 from optimize.causes import causes
 from optimize.collapse import diagnosed
@@ -170,10 +170,13 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
         if candidate.name in run.built and row.status in ("failed", "wrong"):
             reproduce.keep(out / FAILED, candidate, run.built[candidate.name].model, row.status, row.reason)
 
-    late = []
+    early = ""
     if deadline.seconds is not None and deadline.over():
-        took = time.monotonic() - begun
-        late = [f"the search ended early: {deadline.why}; the run took {took:.0f} s, since what is chosen is measured"]
+        untried = sum(row.status == "dropped" and deadline.why in row.reason for row in rows.values())
+        early = (
+            f"{deadline.why}, {untried} of {len(run.candidates)} candidates were not made; the run took "
+            f"{time.monotonic() - begun:.0f} s, since what is chosen is measured"
+        )
 
     progress.stage("write the bundle")
     picked = [rows[name] for name in chosen.values()]
@@ -207,12 +210,13 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
             *unmended,
             *settings,
             *untold,
-            *late,
         ],
         seconds=time.monotonic() - begun,
         exit_code=1 if unmet or exceeds or unlike or (strict and unsure) else 0,
         bundle="bundle" if chosen else None,
         unlike=unlike,
+        pareto={target: select.front([row for row in rows.values() if row.target == target]) for target in choices},
+        early=early,
     )
     held = lock.of(asked, out, subject, report, run.built, builder.threads)
     written = [*(form.write(report, work) for form in (html, json, markdown)), held.write(work)]

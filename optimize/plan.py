@@ -72,7 +72,11 @@ def _chosen(recipe: Recipe, candidates: list[Candidate]) -> list[Candidate]:
             fnmatchcase(name, one) for one in skip
         )
 
-    return [one for one in candidates if one.role != "steps" or left(one.name)]
+    found = [one for one in candidates if one.role != "steps" or left(one.name)]
+    if names and recipe.search.only and all(one.role != "steps" for one in found):
+        only, skip = (", ".join(patterns) for patterns in (recipe.search.only, recipe.search.skip))
+        raise InputError(f"--only {only} and --skip {skip} leave none of {', '.join(names)}: take one of them off.")
+    return found
 
 
 def _expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: bool) -> list[Candidate]:

@@ -7,6 +7,7 @@ is never given for a limit of another kind: where none that holds it meets them 
 and is said not to.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -126,6 +127,18 @@ def choose(
     verdict = best.validate_.verdict if best.validate_ else None
     sure = "within the limit" if verdict == "within" else "whether it is within the limit cannot be told"
     return Choice(best.name, f"{_of(best, rows, objective, batch, percentile)}; {sure} on validate")
+
+
+def front(rows: Sequence[Row]) -> list[str]:
+    """Names of those that no other beats or equals at once in p50, drop on validate and size, by the estimates."""
+    seen = {row.name: (ms(row, 50), _drop(row), row.size_bytes) for row in rows if row.latency and row.validate_}
+    sizes = {name: tuple(math.inf if value is None else value for value in one) for name, one in seen.items()}
+
+    def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+    left = [name for name, own in sizes.items() if not any(beats(other, own) for other in sizes.values())]
+    return sorted(left, key=lambda name: sizes[name])
 
 
 def unbuilt(row: Row, max_drop: float) -> Choice:

@@ -346,7 +346,13 @@ class Data(_Part):
 
 
 class Report(_Part):
-    """report.json, format 1. `unlike`: of a locked run, the ONNX files that are not the lock's."""
+    """report.json, format 1.
+
+    Attributes:
+        unlike: of a locked run, the ONNX files that are not the lock's.
+        pareto: target to the candidates that none beats at once in time, drop on validate and size, the fastest first.
+        early: why the search ended before all was tried; empty where it did not.
+    """
 
     schema_: int = Field(default=SCHEMA, alias="schema")
     made_with: dict[str, str]
@@ -373,6 +379,8 @@ class Report(_Part):
     bundle: str | None
     unlike: list[str] = Field(default_factory=list)
     devices: list[Device] = Field(default_factory=list)
+    pareto: dict[str, list[str]] = Field(default_factory=dict)
+    early: str = ""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, ser_json_inf_nan="strings")
 

@@ -92,6 +92,7 @@ def text(report: Report) -> str:
         how=words.measured_how(report),
         limit=words.drop_limit(report),
         metric=report.data.judged_by,
+        pareto=words.pareto(report),
         plots=plots.draw(report),
         candidates=tables.candidates(report),
         latencies=tables.latencies(report),

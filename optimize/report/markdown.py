@@ -24,6 +24,7 @@ def text(report: Report) -> str:
     parts += [f"- **{line}**" for line in words.first_lines(report)]
     parts += ["", "## Chosen", ""]
     parts += [f"- {line}" for line in words.headline(report)]
+    parts += [f"- {line}" for line in words.pareto(report)]
     header, *rows = words.table(report)
     parts += ["", "## Candidates", "", _row(header), _row(["---"] * len(header)), *map(_row, rows)]
     parts += [

@@ -32,6 +32,8 @@ def show(report: Report, out: Path) -> None:
     console.print(Text(words.measured_how(report), style="dim"))
     for line in words.headline(report):
         console.print(Text(line, style="bold"))
+    for line in words.pareto(report):
+        console.print(Text(line, style="dim"))
     reports = ", ".join(str(out / name) for name in ("report.html", "report.md", "report.json"))
     if report.bundle:
         bundle = out / report.bundle

@@ -10,6 +10,7 @@ HEADER = ("candidate", "status", "{metric}", "drop [90 % interval]", "", "p50 ms
 def first_lines(report: Report) -> list[str]:
     """What must be known before any figure: what is not met, not told, not built, not faster, not quiet."""
     lines = [f"NOT REPRODUCED: {one}." for one in report.unlike]
+    lines += [f"ENDED EARLY: {report.early}."] if report.early else []
     for target, name in report.closest.items():
         if report.chosen.get(target) == name:  # a limit of time, size or memory
             lines.append(f"NOT MET on {target}: {report.why[target]}.")
@@ -150,6 +151,15 @@ def headline(report: Report) -> list[str]:
         )
     lines += [f"{target}: nothing chosen; {why}" for target, why in report.why.items() if target not in report.chosen]
     return lines
+
+
+def pareto(report: Report) -> list[str]:
+    """A sentence a target that has more than the chosen one to offer."""
+    return [
+        f"{target}: beaten by none at once in p50, drop on validate and size: {', '.join(names)}"
+        for target, names in report.pareto.items()
+        if len(names) > 1
+    ]
 
 
 def measured_how(report: Report) -> str:

@@ -111,6 +111,10 @@ def test_patterns_choose_among_candidates_and_leave_what_they_are_compared_with(
     }  # fmt: skip
     with pytest.raises(InputError, match=r"no candidate is called 'int4\*'; there are onnxruntime-"):
         expanded(search={"only": ["int4*"]})
+    with pytest.raises(
+        InputError, match=r"--only \*int8 and --skip onn\*, open\* leave none of .*: take one of them off"
+    ):
+        expanded(search={"only": ["*int8"], "skip": ["onn*", "open*"]})
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), (20, 20), ("20", 20)])

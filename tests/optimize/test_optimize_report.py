@@ -121,6 +121,7 @@ FIRST = {
             ratio_to_default=None,
         )
     ),
+    "ENDED EARLY: the 60 s of --time were used up.": lambda: report(early="the 60 s of --time were used up"),
     "NOISY: the original against itself cannot be told apart within ±7.0%": lambda: report(times=timing(floor=0.07)),
     "The last measurement ended by its budget after 8 rounds": lambda: report(times=timing(stopped="budget")),
     "CPU times cannot be read here": lambda: report(times=timing(quiet="fixed pause")),

@@ -1,7 +1,7 @@
 import pytest
 
 from optimize.report import Accuracy, Latency, Row
-from optimize.select import MIB, choose, limits, unbuilt
+from optimize.select import MIB, choose, front, limits, unbuilt
 from optimize.tables import Constraints, Device
 
 
@@ -26,6 +26,15 @@ def test_the_faster_is_taken():
     found = choice(row("plain", 10), row("int8", 4), row("default", 8))
     assert found.name == "int8" and found.closest is None
     assert "best of 3 by latency (4 ms at batch 1)" in found.why and "within the limit on validate" in found.why
+
+
+def test_the_front_has_what_nothing_beats_in_time_drop_and_size_at_once():
+    rows = [
+        row("plain", 10, 0.0, size=900), row("beaten", 10.5, 0.001, size=900), row("fast", 2, 0.02, size=900),
+        row("small", 9, 0.01, size=100), row("like plain", 10, 0.0, size=900), row("unjudged", 1, verdict=None),
+    ]  # fmt: skip
+    assert front(rows) == ["fast", "small", "plain", "like plain"]
+    assert front([]) == []
 
 
 def test_the_plain_engine_is_taken_where_it_is_the_fastest():
