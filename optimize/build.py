@@ -170,7 +170,7 @@ class Builder:
 
     def _compile(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...], body: OnnxModel) -> Built | Lost:
         engine, options = candidate.target.engine, self._options(candidate, model)
-        files = self._engine(engine, model, options)
+        files = self._engine(engine, model, options, candidate.anew)
         opened = _contender(candidate.name, engine, files, model, options, self._states)
         with Worker.start(opened, self._feeds(model), self._log, **self._limits) as worker:
             counts, answer = worker.precision(), worker.outputs
@@ -180,7 +180,7 @@ class Builder:
             return lost
         return Built(model, {role: Path(file) for role, file in files.items()}, opened, describe(counts), made, body)
 
-    def _engine(self, engine: str, model: OnnxModel, options: Mapping[str, Any]) -> dict[str, str]:
+    def _engine(self, engine: str, model: OnnxModel, options: Mapping[str, Any], anew: bool) -> dict[str, str]:
         """The compiled files, role to path, out of the cache or made by a process of their own.
 
         Another processor, GPU or number of cores is another engine.
@@ -192,6 +192,8 @@ class Builder:
             host=self._host,
             versions=self._common["versions"],
         )
+        if anew:
+            self._cache.forget(place)
         with self._cache.making(place) as room:
             entry = self._cache.get(place)
             if entry is None:
@@ -231,6 +233,8 @@ class Builder:
                 **self._common,
             )
             if place not in self._made:
+                if candidate.anew and not step.exact:
+                    self._cache.forget(place)
                 self._progress.say(f"{name} for {candidate.name}" if step.scheme_matters else name)
                 try:
                     self._made[place] = self._kept(place, _Task(step, model, unpruned, candidate.scheme, unrounded))

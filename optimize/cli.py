@@ -35,6 +35,7 @@ States = Annotated[
 Fixed = Annotated[list[str] | None, typer.Option("--fix", help="INPUT=NUMBER that it always gets; may be repeated.")]
 Only = Annotated[list[str] | None, typer.Option(help="Make only candidates of this name, *int8* say; may be repeated.")]
 Skip = Annotated[list[str] | None, typer.Option(help="Make no candidates of this name; may be repeated.")]
+Redo = Annotated[list[str] | None, typer.Option(help="Make candidates of this name again, not from the cache.")]
 Time = Annotated[str | None, typer.Option("--time", help="30m, 2h or seconds, after which no more is tried.")]
 Quick = Annotated[bool, typer.Option("--quick", help="int8 in the one way that mostly holds; short measurements.")]
 MetricName = Annotated[str | None, typer.Option("--metric", help="accuracy, top5, mse, mae, or file.py:function.")]
@@ -118,6 +119,7 @@ def run(
     objective: Annotated[str | None, typer.Option(help="latency, size, memory or throughput.")] = None,
     only: Only = None,
     skip: Skip = None,
+    redo: Redo = None,
     time: Time = None,
     quick: Quick = False,
     out: Annotated[Path | None, typer.Option(help="The folder to write: optimized, or reproduced.")] = None,
@@ -132,9 +134,9 @@ def run(
 
     out = out or Path("reproduced" if locked else "optimized")
     report = run(
-        model, out=out, changes=_changes(set_, only, skip, time, quick), locked=locked, strict=strict, data=data,
-        targets=target, metric=metric, better=better, weights=weights, shape=shape, max_drop=max_drop,
-        objective=objective, trust=trust, states=state, fixed=fix,
+        model, out=out, changes=_changes(set_, quick, only=only, skip=skip, redo=redo, time=time), locked=locked,
+        strict=strict, data=data, targets=target, metric=metric, better=better, weights=weights, shape=shape,
+        max_drop=max_drop, objective=objective, trust=trust, states=state, fixed=fix,
     )  # fmt: skip
     return _show(report, out, json)
 
@@ -158,7 +160,7 @@ def plan(
     """What a run would do, which targets take the model here, and how long it takes; writes nothing."""
     from optimize.preflight import preflight
 
-    changes = _changes(set_, only, skip, None, quick)
+    changes = _changes(set_, quick, only=only, skip=skip)
     found = preflight(
         model, changes, data=data, targets=target, weights=weights, shape=shape, trust=trust, states=state, fixed=fix
     )
@@ -372,12 +374,10 @@ def print_(found: dict[str, Any], json: bool) -> None:
         plain.show(found)
 
 
-def _changes(
-    set_: list[str] | None, only: list[str] | None, skip: list[str] | None, time: str | None, quick: bool
-) -> list[str]:
+def _changes(set_: list[str] | None, quick: bool, **search: list[str] | str | None) -> list[str]:
     """What --set changes in the recipe, and the flags of [search] in its form."""
     import json
 
-    asked = {"only": only, "skip": skip, "time": time, "quick": quick}
+    asked = {**search, "quick": quick}
     short = [f"measure.budget={QUICK_S}"] if quick else []  # before what is asked for by --set
     return [*short, *(set_ or ()), *(f"search.{key}={json.dumps(value)}" for key, value in asked.items() if value)]

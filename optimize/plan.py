@@ -1,7 +1,7 @@
 """The candidates that a recipe stands for: for each target its plain model, its vendor's default, and the steps."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
@@ -25,6 +25,7 @@ class Candidate:
         role: `plain` (unoptimized fp32), `vendor` (as the engine's vendor ships it) or `steps` (as the recipe asks).
         options: what the engine is opened with.
         why_not: why its target cannot be built here; None where it can.
+        anew: what is its own is made again, though it lies in the cache.
         repair: the step that returns layers to float should this one lose too much; the run finds which layers.
     """
 
@@ -36,6 +37,7 @@ class Candidate:
     scheme: Scheme
     why_not: str | None = field(default=None)
     repair: Repair | None = field(default=None)
+    anew: bool = field(default=False)
 
 
 def expand(recipe: Recipe, host: Host, plans: Sequence[tuple[Settings, ...]] | None = None) -> list[Candidate]:
@@ -62,17 +64,21 @@ def expand(recipe: Recipe, host: Host, plans: Sequence[tuple[Settings, ...]] | N
 def _chosen(recipe: Recipe, candidates: list[Candidate]) -> list[Candidate]:
     """Those that [search] leaves; raises InputError where a pattern matches none."""
     names = [one.name for one in candidates if one.role == "steps"]
-    for pattern in (*recipe.search.only, *recipe.search.skip):
+    for pattern in (*recipe.search.only, *recipe.search.skip, *recipe.search.redo):
         if not any(fnmatchcase(name, pattern) for name in names):
             raise InputError(f"no candidate is called '{pattern}'; there are {', '.join(names) or 'none'}.")
 
-    def left(name: str) -> bool:
-        only, skip = recipe.search.only, recipe.search.skip
-        return (not only or any(fnmatchcase(name, one) for one in only)) and not any(
-            fnmatchcase(name, one) for one in skip
-        )
+    def like(name: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, one) for one in patterns)
 
-    found = [one for one in candidates if one.role != "steps" or left(one.name)]
+    def left(name: str) -> bool:
+        return (not recipe.search.only or like(name, recipe.search.only)) and not like(name, recipe.search.skip)
+
+    found = [
+        replace(one, anew=like(one.name, recipe.search.redo))
+        for one in candidates
+        if one.role != "steps" or left(one.name)
+    ]
     if names and recipe.search.only and all(one.role != "steps" for one in found):
         only, skip = (", ".join(patterns) for patterns in (recipe.search.only, recipe.search.skip))
         raise InputError(f"--only {only} and --skip {skip} leave none of {', '.join(names)}: take one of them off.")

@@ -149,6 +149,7 @@ class Measure(Table):
 class Search(Table):
     """[search]: patterns of candidates' names, which alone, or which not, are to be made.
 
+    What is called like a pattern of `redo` is made again, whatever lies in the cache.
     A target's plain model and its vendor's default are always there, for comparison. `time`, in seconds or as "30m",
     ends the search; what was found until then is chosen from, and measured as always. `settings`: whether the best of
     each target is tried with other threads and sizes too; by default where the steps are "auto". `quick`: "auto" is
@@ -157,6 +158,7 @@ class Search(Table):
 
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    redo: tuple[str, ...] = ()
     time: float | None = Field(default=None, gt=0)
     settings: bool | None = None
     quick: bool = False

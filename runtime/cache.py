@@ -106,6 +106,10 @@ class Cache:
         folder.rename(target)
         return Entry(target, facts)
 
+    def forget(self, name: str) -> None:
+        """Remove the entry of an address, where there is one."""
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+
     def entries(self) -> list[tuple[str, Mapping[str, Any], int, float]]:
         """Address, facts, bytes and time of last use of every entry, the latest first."""
         found = []

@@ -92,8 +92,12 @@ def test_every_list_can_be_done_in_its_order(tmp_path):
 
 
 def expanded(**more):
+    return [one.name for one in candidates(**more)]
+
+
+def candidates(**more):
     asked = recipe(**more)
-    return [one.name for one in expand(asked, host.facts(), automatic.lists(asked, CONVOLUTIONS, MANY))]
+    return expand(asked, host.facts(), automatic.lists(asked, CONVOLUTIONS, MANY))
 
 
 def test_candidates_have_names_of_their_own_and_no_target_has_two_plain_ones():
@@ -109,6 +113,9 @@ def test_patterns_choose_among_candidates_and_leave_what_they_are_compared_with(
     assert set(expanded(search={"only": ["*-int8"], "skip": ["*pruned*"]})) == {
         *fixed, "onnxruntime-int8", "openvino-int8",
     }  # fmt: skip
+    assert [one.name for one in candidates(search={"redo": ["openvino-int8-torch"]}) if one.anew] == [
+        "openvino-int8-torch"
+    ]
     with pytest.raises(InputError, match=r"no candidate is called 'int4\*'; there are onnxruntime-"):
         expanded(search={"only": ["int4*"]})
     with pytest.raises(

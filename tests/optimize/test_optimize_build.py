@@ -143,6 +143,16 @@ def test_common_steps_are_done_once_and_schemes_are_kept_apart(builder, monkeypa
     assert made["onnxruntime", "steps"] == made["onnxruntime", "again"] != made["tensorrt", "steps"]
 
 
+def test_one_candidate_is_made_again_alone(make):
+    def cached(**more):
+        found = replace(candidate("onnxruntime", "steps", (Quantize(),)), **more)
+        return [made.cached for made in make().build(found).made]  # by a run each
+
+    assert cached() == [False, False]
+    assert cached() == [True, True]
+    assert cached(anew=True) == [True, False]
+
+
 def test_other_settings_make_another_model(builder):
     first, second = (
         builder.build(candidate("onnxruntime", "steps", (Scaled(factor=factor),), "not here")) for factor in (1.0, 1.01)
