@@ -173,7 +173,7 @@ class Pinned:
         And notes for the report, which say what else is the same, and what cannot be.
         """
         unlike = [
-            f"{name}: its ONNX file is not the lock's; {self._reason()}"
+            f"{name}: its ONNX file is not the lock's; {self._reason(one)}"
             for name, one in built.items()
             if _sums(onnx_files(one.model.path)) != self.lock.candidates[name].onnx
         ]
@@ -220,9 +220,10 @@ class Pinned:
         ]
         return [f"this machine is not the lock's: {'; '.join(unlike)}"] if unlike else []
 
-    def _reason(self) -> str:
-        found = [*self._machine()]
-        if any(step.get("minutes") for step in self.lock.recipe["steps"]):
+    def _reason(self, made: Built) -> str:
+        found, listed = [*self._machine()], self.lock.recipe["steps"]
+        automatic = listed == "auto" and any(one.use == "recover" for one in made.made)  # whose training has minutes
+        if automatic or (listed != "auto" and any(step.get("minutes") for step in listed)):
             found.append("training ended by the clock (minutes)")
         if self.lock.machine.get("gpus"):
             found.append("a GPU adds up in no fixed order")

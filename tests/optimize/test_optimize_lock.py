@@ -268,3 +268,11 @@ def test_a_place_that_differs_is_named():
     old = {"a": 1, "b": [1, 2], "c": None, "d": {"e": []}}
     assert changes.changed(old, {"a": 1, "b": [1], "d": {"e": None, "f": 0}}) == {"b.1": (2, None), "d.f": (None, 0)}
     assert changes.changed(old, old) == {}
+
+
+def test_training_by_the_clock_is_a_reason_in_a_search_too(finished):
+    searched = held(finished).model_copy(update={"recipe": {**held(finished).recipe, "steps": "auto"}})
+    pinned = Pinned(Path(), searched, from_table(searched.recipe, Path()))
+    exported, recovered = SimpleNamespace(use="export"), SimpleNamespace(use="recover")
+    assert "training ended by the clock" in pinned._reason(SimpleNamespace(made=(exported, recovered)))
+    assert "training ended by the clock" not in pinned._reason(SimpleNamespace(made=(exported,)))
