@@ -11,7 +11,7 @@ from runtime.errors import InputError
 from runtime.pre import PreSpec
 from runtime.tensors import TensorSpec
 
-FILE = "preprocessor_config.json"
+FILES = ("preprocessor_config.json", "processor_config.json")  # the second: a processor with its tokenizer
 KIND = "audio"
 SECONDS = (0.4, 1.1)  # of the sounds on which both are compared
 SAME = 1e-3  # both compute spectra in float32, by other libraries
@@ -25,13 +25,14 @@ def spec(
     Raises:
         InputError: it cannot be read, or gives something else for a sound than its settings say.
     """
-    if not (Path(place) / FILE).is_file() or KIND not in pre.names():
+    file = next((name for name in FILES if (Path(place) / name).is_file()), None)
+    if file is None or KIND not in pre.names():
         return (), [f"{place} has nothing beside it that makes its inputs of sound here: the model takes arrays"]
     try:
         extractor = transformers.AutoFeatureExtractor.from_pretrained(place, **options)
     except Exception as error:  # whatever a damaged or foreign file brings up
         words = " ".join(str(error).split())[:300]
-        raise InputError(f"{place}/{FILE} cannot be read by transformers: {words}") from error
+        raise InputError(f"{place}/{file} cannot be read by transformers: {words}") from error
     settings = _settings(extractor, {one.name for one in inputs})
     if settings is None:
         return (), [
@@ -48,7 +49,7 @@ def spec(
             one = np.asarray(wanted[name])
             if got[name].shape != one.shape or not np.allclose(got[name], one, atol=SAME):
                 raise InputError(
-                    f"{type(extractor).__name__} of {place} does something else with a sound than {FILE} says: give "
+                    f"{type(extractor).__name__} of {place} does something else with a sound than {file} says: give "
                     "the model arrays, without this file beside it."
                 )
     return (found,), []
