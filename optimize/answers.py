@@ -23,9 +23,11 @@ class Answers:
 
     Attributes:
         numbers: the outputs are numbers, whose noise has a meaning; else the model's choice of classes, or boxes.
+        classes: two or more numbers a sample are scores of classes.
     """
 
     numbers: bool = True
+    classes: bool = True
     signal: float = 0.0
     noise: float = 0.0
     cosines: list[Array] = field(default_factory=list)
@@ -50,7 +52,7 @@ class Answers:
                 called = [value.reshape(len(value), -1)[:, 0] for value in (before, after)]
                 self._call(called, [np.full(len(before), np.nan)] * 2, labels, start)
             return
-        if not _scores(before):
+        if not (self.classes and _scores(before)):
             self.moves.append(_moves(before, after, labels, start))
             return
         sure = [np.exp(log_probabilities(value)).max(1) for value in (before, after)]

@@ -43,7 +43,6 @@ def evaluate(
     metric: Metric,
     batch: int,
     *,
-    own_labels: bool = True,
     fixed: bool = False,
     hopeless: Callable[[Rows, Rows], str] | None = None,
     log: Path | None = None,
@@ -54,9 +53,8 @@ def evaluate(
     Args:
         contenders: the first is the original; its failure is an error.
         split: with the model's names and dtypes.
-        metric: what to reduce answers to.
+        metric: what to reduce answers to; one with labels of its own makes them of the original's.
         batch: samples a call.
-        own_labels: without, the original's first output stands for the labels.
         fixed: the model takes exactly `batch` samples; the last call is filled up, and its surplus dropped.
         hopeless: asked after FIRST_LOOK samples, and after each doubling of them, with the original's rows and a
             contender's: why there is no use in asking it further, or nothing.
@@ -74,15 +72,14 @@ def evaluate(
     workers: dict[str, Worker] = {}
     decoding = contenders[0].decoding
     numbers = decoding is None or decoding.kind == "softmax"
-    details = {contender.name: Answers(numbers) for contender in contenders}
+    details = {contender.name: Answers(numbers, metric.classes) for contender in contenders}
     given_up: dict[str, str] = {}
     seen = rows = 0
     look = FIRST_LOOK
     try:
         for feeds, labels in split.batches(batch):
             size = len(next(iter(feeds.values())))
-            if fixed and size < batch:
-                feeds = resized(feeds, batch)
+            given = resized(feeds, batch) if fixed and size < batch else feeds
             sound, truth, own = True, dict[str, Array](), None
             for contender in contenders:
                 name = contender.name
@@ -91,7 +88,7 @@ def evaluate(
                 try:
                     if name not in workers:
                         workers[name] = Worker.start(contender, {}, log)
-                    outputs = answers(contender, workers[name].run(feeds), size, batch)
+                    outputs = answers(contender, workers[name].run(given), size, batch)
                 except (WorkError, InputError) as error:
                     if name == original:
                         raise
@@ -101,8 +98,8 @@ def evaluate(
                 if name == original:
                     if contender.streaming and labels is not None:
                         labels = frame_labels(labels, size, len(first(outputs)), split.name)
-                    sound, truth, own = not odd, outputs, labels if own_labels else None
-                    labels = labels if own_labels else first(outputs)
+                    sound, truth, own = not odd, outputs, None if metric.own else labels
+                    labels = metric.own(outputs, feeds) if metric.own else labels
                     if labels is None:
                         raise InputError(f"the split '{split.name}' has no labels for some of its samples.")
                 elif odd and sound:

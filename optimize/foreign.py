@@ -13,7 +13,7 @@ from optimize.evaluate import evaluate
 from optimize.models import read_onnx
 from optimize.progress import Progress
 from optimize.report import json
-from optimize.sources import ModelSpec
+from optimize.sources import UNKNOWN, Meaning, ModelSpec
 from optimize.subject import read_data
 from optimize.tables import allowed_drop
 from runtime import bundle as bundles
@@ -29,12 +29,12 @@ BATCH = 16  # samples a call of `eval`, where the batch is dynamic
 
 
 class Contestant(NamedTuple):
-    """What runs a place, its inputs where it says them itself, what makes these of raw samples, its classes' names."""
+    """What runs a place, its inputs where it says them itself, what makes these of raw samples, what answers mean."""
 
     contender: Contender
     inputs: tuple[TensorSpec, ...]
     pre: tuple[PreSpec, ...] = ()
-    classes: tuple[str, ...] = ()
+    meaning: Meaning = UNKNOWN
 
 
 def evaluate_all(
@@ -67,15 +67,21 @@ def recheck(
     bundle = bundles.read(place)
     inputs = bundle.specs.inputs
     asked: dict[str, Any] = {}
+    meaning = UNKNOWN
     if (Path(place) / "report" / "report.json").exists():
-        asked = json.read(Path(place) / "report").recipe
+        report = json.read(Path(place) / "report")
+        asked = report.recipe
+        meaning = meaning if report.data.labels else Meaning(agreement=report.data.metric)
     plain = next(entry for entry in loading.considered(bundle) if entry not in bundle.engines)
     names = [plain.name, *(entry.name for entry in bundle.engines)]
     opener, arguments = "runtime.worker:open_bundle", {"path": _absolute(place)}
     streaming = check_states(bundle.states, bundle.specs)
     found = [
         Contestant(
-            Contender(name, opener, {**arguments, "engine": name}, streaming=streaming), inputs, bundle.pre_here()
+            Contender(name, opener, {**arguments, "engine": name}, streaming=streaming),
+            inputs,
+            bundle.pre_here(),
+            meaning,
         )
         for name in names
     ]
@@ -100,7 +106,7 @@ def judged(
     streaming = original.contender.streaming
     inputs, material = read_data(
         data, None, metric, better, original.inputs, progress, original.pre, streaming=streaming,
-        classes=original.classes,
+        meaning=original.meaning,
     )  # fmt: skip
     contenders = line_up(contestants, inputs)
     splits = material.splits
@@ -119,7 +125,7 @@ def judged(
         batch = 1
         notes += material.try_out(contenders[0], inputs, part, batch, log, batch)
     scores = evaluate(
-        contenders, part, material.metric, batch, own_labels=material.own_labels, fixed=bool(fixed), log=log,
+        contenders, part, material.metric, batch, fixed=bool(fixed), log=log,
         progress=lambda done: progress.count(done, total, f"{len(contenders)} models"),
     )  # fmt: skip
     progress.close()
@@ -206,7 +212,7 @@ def contestant(
     loaded = sources.load(spec)  # what is wrong with it is said here, not by a worker
     # an estimator's columns may be inputs of their own, as the data has them
     taken = inputs or (() if source == "sklearn" else loaded.inputs)
-    return Contestant(spec.contender(place), taken, loaded.pre, loaded.classes)
+    return Contestant(spec.contender(place), taken, loaded.pre, loaded.meaning)
 
 
 def threaded(contender: Contender, threads: int) -> Contender:

@@ -55,7 +55,7 @@ class Read:
 
     Attributes:
         specs: the preprocessing that made them, with the columns that it reads; none where they lay there.
-        boxes: the labels are.
+        usual: the metric that such labels are for, and the words for them, where they were read as none but that.
         axes: the limits of axes along which samples are padded.
         notes: what a reader of the report should know.
     """
@@ -63,7 +63,7 @@ class Read:
     splits: Splits
     specs: tuple[PreSpec, ...]
     losses: Losses
-    boxes: bool = False
+    usual: tuple[str, str] | None = None
     axes: Axes = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -144,9 +144,12 @@ def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec])
             return {**made.batch(samples), **others}, _stacked(answers)
         return {**made.batch(samples), **others}, None if labels is None else labels[kept]
 
-    boxes = known is not None and known.dtype == object and isinstance(known[0], np.ndarray)
+    usual = None
+    if known is not None and known.dtype == object and isinstance(known[0], np.ndarray):
+        answers = known[0].shape[1] == 2
+        usual = ("exact_match", "for answers in a context") if answers else ("average_precision", "for boxes")
     said = tuple(note for _, _, notes in fits for note in notes)
-    return Read(splits.converted(convert), specs, losses, boxes, axes, said)
+    return Read(splits.converted(convert), specs, losses, usual, axes, said)
 
 
 def _told(stored: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> list[PreSpec]:
@@ -190,6 +193,9 @@ def _placed(asked: Sequence[PreSpec], stored: Mapping[str, Array], inputs: Seque
 
 
 def _stacked(answers: Sequence[Array]) -> Array:
+    if answers[0].ndim == 2 and answers[0].shape[1] == 2:  # spans: of no answer, -1
+        most = max(map(len, answers))
+        return np.stack([np.pad(one, ((0, most - len(one)), (0, 0)), constant_values=-1) for one in answers])
     if len({one.shape for one in answers}) > 1:
         raise InputError("the masks have several sizes: give the preprocessing 'image' a size.")
     return np.stack(answers)

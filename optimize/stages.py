@@ -115,7 +115,7 @@ def accuracy(run: Run, rows: Rows, field: str, max_drop: float | None) -> tuple[
     early = run.asked.steps == "auto" and field == "validate_"
     scores = evaluate(
         [subject.contender, *alive], split, subject.metric, subject.evaluate_batch,
-        own_labels=subject.own_labels, fixed=subject.fixed, hopeless=partial(_hopeless, run) if early else None,
+        fixed=subject.fixed, hopeless=partial(_hopeless, run) if early else None,
         log=run.log,
         progress=lambda done: run.progress.count(done, total, f"{len(alive) + 1} models"),
     )  # fmt: skip

@@ -18,6 +18,7 @@ from optimize.models import Axes, OnnxModel, TorchModel, read_onnx
 from optimize.progress import Progress
 from optimize.recipe import Recipe
 from optimize.report import Data, SplitFacts
+from optimize.sources import UNKNOWN, Meaning
 from optimize.steps import Settings, name_of
 from optimize.steps.fold_postprocessing import Step as FoldPostprocessing
 from optimize.streams import frame_labels, unrolled
@@ -130,7 +131,7 @@ class Material:
             raise InputError("the original itself gives NaN or infinity on the data.")
         if original.streaming and labels is not None:
             labels = frame_labels(labels, size, len(first), split.name)
-        labels = labels if self.own_labels else first
+        labels = self.metric.own(outputs, feeds) if self.metric.own else labels
         assert labels is not None
         value = self.metric.finish(Rows.of(self.metric.update(outputs, labels)).values)
         if np.isinf(value):  # NaN may only mean that so few samples have none; on all of them it is refused
@@ -150,17 +151,17 @@ class Material:
 def read_data(
     place: str, source: str | None, metric: str | None, better: str | None, given: tuple[TensorSpec, ...],
     progress: Progress, pre: Sequence[PreSpec] = (), damaged: float = DAMAGED, streaming: Streaming | None = None,
-    classes: Sequence[str] = (),
+    meaning: Meaning = UNKNOWN,
 ) -> tuple[tuple[TensorSpec, ...], Material]:  # fmt: skip
     """Load the data for a model's inputs, or infer the inputs from the data, check it all, and pick the metric.
 
-    Data of a model with states (`streaming`) are recordings, which have none.
+    Data of a model with states (`streaming`) are recordings, which have none. `meaning` is that of the model's answers.
 
     Raises:
         InputError: something is missing, does not fit, or holds NaN.
     """
     progress.say("the data")
-    loaded = aligned(data_folder.load(source or data_folder.detect(place), place), classes)
+    loaded = aligned(data_folder.load(source or data_folder.detect(place), place), meaning.classes)
     read = preprocessing.read(loaded, pre, given)
     try:
         inputs = given or data_folder.infer_inputs(read.splits.calibrate.take(1))
@@ -181,23 +182,26 @@ def read_data(
     lost = read.losses.check(sum(one.samples for one in facts.values()), damaged)
     labelled = all(one.labelled for one in facts.values())
     notes = (*splits.notes, *read.notes, *lost, *read.pace(inputs))
-    if not labelled and metric not in (None, "agreement"):
-        raise InputError(f"the metric '{metric}' needs labels, and the data has none: leave it out for agreement.")
     if metric is None:
-        metric, reason = _usual(facts.values(), read.boxes)
+        metric, reason = _usual(facts.values(), read.usual, meaning)
         notes = (*notes, f"no metric was named; '{metric}' was taken, {reason}")
-    return inputs, Material(
-        splits, facts, metrics.get(metric, better), labelled and metric != "agreement", notes, read.specs,
-        read.axes,
-    )  # fmt: skip
+    judge = metrics.get(metric, better)
+    if not labelled and not judge.own:
+        raise InputError(
+            f"the metric '{metric}' needs labels, and the data has none: leave it out for {meaning.agreement}."
+        )
+    judge = metrics.of_texts(judge, meaning.decoder) if meaning.decoder else judge
+    return inputs, Material(splits, facts, judge, not judge.own, notes, read.specs, read.axes)
 
 
-def _usual(facts: Collection[data_folder.Facts], boxes: bool) -> tuple[str, str]:
-    """The metric that such labels are for, and why."""
+def _usual(facts: Collection[data_folder.Facts], read: tuple[str, str] | None, meaning: Meaning) -> tuple[str, str]:
+    """The metric that such labels are for, and why; `read` where they were read as what only one is for."""
     if not all(one.labelled for one in facts):
-        return "agreement", "without labels"
-    if boxes:
-        return "average_precision", "for boxes"
+        return meaning.agreement, f"without labels: {metrics.get(meaning.agreement).means}"
+    if read:
+        return read
+    if all(one.text for one in facts):
+        return "word_error_rate", "for texts"
     if not all(one.integer for one in facts):
         return "mse", "for real-number labels"
     return (
@@ -221,7 +225,7 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
     streaming = _streaming(recipe, original)
     inputs, material = read_data(
         place, recipe.data.source, recipe.metric(), recipe.data.better, original.inputs, progress,
-        preprocessing.merged(recipe.preprocessing(), original.pre), recipe.data.damaged, streaming, original.classes,
+        preprocessing.merged(recipe.preprocessing(), original.pre), recipe.data.damaged, streaming, original.meaning,
     )  # fmt: skip
     few = 0 if streaming else calibration.FEW  # a recording has many steps
     odd = calibration.check(material.facts, few) if recipe.data.check else []

@@ -48,6 +48,8 @@ class Samples:
         if len(whole) > 1:
             raise InputError(f"the samples of '{split.name}' are of several lengths; to train, pad them to one.")
         feeds, labels = split.take(sys.maxsize) if not whole else whole[0]
+        if labels is not None and labels.dtype.kind not in "biuf":  # texts, which no loss is of
+            labels = None
         return cls({spec.name: feeds[spec.name] for spec in inputs}, labels)
 
     def __len__(self) -> int:

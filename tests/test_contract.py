@@ -642,6 +642,7 @@ def test_a_reader_is_one(name, tmp_path):
 def answers_and_labels(metric):
     """Answers that are perfect, the labels in the form that the metric takes, and answers that could not be worse."""
     numbers = np.arange(12) % 8
+    spans = np.stack([np.tile([0, 7], (12, 1)), np.full((12, 2), -1), np.stack([numbers, numbers], 1)], 1)
     scores = 50 * np.eye(8, dtype=np.float32)[numbers]
     maps, map_labels = (np.repeat(v[..., None], 3, -1) for v in (scores, numbers))
     texts = np.tile(np.arange(3), (12, 1))
@@ -651,14 +652,20 @@ def answers_and_labels(metric):
         (scores, scores, -scores), (scores, numbers, -scores), (maps, map_labels, -maps),
         (np.moveaxis(maps, 1, 2), map_labels, -np.moveaxis(maps, 1, 2)), (texts, texts, texts + 5),
         (boxes, objects, np.add(boxes, [50, 50, 50, 50, 0, 0])),
+        (scores, spans, -scores), (np.moveaxis(maps, 1, 2), np.moveaxis(maps, 1, 2), -np.moveaxis(maps, 1, 2)),
     )  # fmt: skip
     for answers, labels, worse in known:
         try:
-            metric.update({"output": answers}, labels)
+            metric.update(twice(answers), labels)
         except InputError:
             continue
         return answers, labels, worse
     raise AssertionError(f"{metric.name} takes no form of labels known here")
+
+
+def twice(answers):
+    """As two outputs: most metrics judge the first, those of spans where they begin and end."""
+    return {"output": answers, "another": answers}
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -671,14 +678,14 @@ def test_a_metric_streams(name):
     assert isinstance(metric.unit, str)
     scores, labels, worse = answers_and_labels(metric)
     rows_of = metrics.Rows.of
-    whole = rows_of(metric.update({"output": scores, "another": np.zeros((12, 2))}, labels))
+    whole = rows_of(metric.update(twice(scores), labels))
     assert whole.values.ndim == 2
     assert whole.values.dtype == np.float64
     assert len(whole) == len(scores)
     assert whole.counts.sum() == len(whole.values)
-    parts = [rows_of(metric.update({"output": scores[i:j]}, labels[i:j])) for i, j in ((0, 5), (5, 6), (6, 12))]
+    parts = [rows_of(metric.update(twice(scores[i:j]), labels[i:j])) for i, j in ((0, 5), (5, 6), (6, 12))]
     np.testing.assert_allclose(metrics.Rows.joined(parts).values, whole.values)
-    best, worst = (metric.finish(rows_of(metric.update({"output": one}, labels)).values) for one in (scores, worse))
+    best, worst = (metric.finish(rows_of(metric.update(twice(one), labels)).values) for one in (scores, worse))
     assert isinstance(best, float)
     assert isinstance(worst, float)
     assert (best > worst) == metric.higher_is_better
@@ -702,7 +709,7 @@ def test_a_metric_refuses_labels_that_cannot_be(name):
     scores, _, _ = answers_and_labels(metric)
     for labels in (np.zeros((12, 3, 4), np.float32), np.zeros(7, np.int64), np.array(["a"] * 12)):
         with pytest.raises(InputError):
-            metric.update({"output": scores}, labels)
+            metric.update(twice(scores), labels)
 
 
 # --- report forms

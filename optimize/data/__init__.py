@@ -141,6 +141,7 @@ class Facts:
         sha256: over the arrays' bytes, inputs and labels, in order.
         labels: the smallest and the largest, where they are whole numbers; of maps without 255, which is no class.
         maps: the labels have a class number for each place of a picture.
+        text: the labels are texts.
         profile: what its samples look like.
     """
 
@@ -151,6 +152,7 @@ class Facts:
     integer: bool
     profile: Profile
     maps: bool = False
+    text: bool = False
 
 
 def detect(place: str) -> str:
@@ -231,9 +233,10 @@ def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
         InputError: naming the split, and the sample where there is one.
     """
     # a batch that is baked into the model is not the data's: it is cut and filled up when the model is called
-    inputs = [replace(spec, shape=("samples", *spec.shape[1:])) if spec.shape else spec for spec in inputs]
+    batch = next((spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)), "samples")
+    inputs = [replace(spec, shape=(batch, *spec.shape[1:])) if spec.shape else spec for spec in inputs]
     digest, profile = hashlib.sha256(), Profile()
-    samples, low, high, labelled, integer, maps = 0, None, None, True, False, False
+    samples, low, high, labelled, integer, maps, text = 0, None, None, True, False, False, False
     for feeds, labels in split.batches():
         try:
             check_feeds(inputs, feeds)
@@ -248,6 +251,7 @@ def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
         if labels is not None:
             _finite(split.name, "the labels", labels, samples)
             digest.update(np.ascontiguousarray(labels).data)
+            text = labels.dtype.kind == "U"
             if labels.dtype.kind in "iu" and labels.size:
                 integer, maps = True, labels.ndim > 2 and labels[0, 0].size > 1
                 counted = labels[labels != NOTHING] if maps else labels
@@ -258,8 +262,9 @@ def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
     if not samples:
         raise InputError(f"the split '{split.name}' is empty.")
     return Facts(
-        samples, digest.hexdigest(), None if low is None else np.array([low, high]), labelled, integer, profile, maps
-    )
+        samples, digest.hexdigest(), None if low is None else np.array([low, high]), labelled, integer, profile, maps,
+        text,
+    )  # fmt: skip
 
 
 def infer_inputs(batch: Batch, dynamic: str = "batch") -> tuple[TensorSpec, ...]:

@@ -6,8 +6,8 @@ figures of two models on the same samples are then compared in pairs. A user's o
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from runtime.errors import InputError
 from runtime.tensors import Array
 
 Outputs = Mapping[str, Array]
+MASKS = ("attention_mask", "input_mask", "mask")  # inputs that are above 0 where there is no padding
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class Metric:
             owns several. One column of zeros and ones is a right-or-wrong metric. Raises InputError for labels that
             cannot be.
         finish: (rows, k) -> the figure; NaN where these rows have none, a class's recall without the class say.
+        own: the original's outputs and what it was given -> what stands for labels, those of the data not looked at;
+            None where they are the data's.
+        means: of what is held against the original's answers, in words.
+        classes: where the first output is (samples, width), its largest place is a class.
     """
 
     name: str
@@ -81,6 +86,19 @@ class Metric:
     higher_is_better: bool
     update: Callable[[Outputs, Array], Array | Rows]
     finish: Callable[[Array], float]
+    own: Callable[[Outputs, Outputs], Array] | None = None
+    means: str = ""
+    classes: bool = True
+
+
+class Decoder(Protocol):
+    """What becomes of scores and labels, so that they can be compared as texts."""
+
+    def texts(self, scores: Array) -> Array:
+        """Of the first output, a text a sample."""
+
+    def fitted(self, labels: Array) -> Array:
+        """The labels, written as these texts are."""
 
 
 def get(name: str, better: str | None = None) -> Metric:
@@ -98,6 +116,17 @@ def get(name: str, better: str | None = None) -> Metric:
     return metric
 
 
+def of_texts(metric: Metric, decoder: Decoder) -> Metric:
+    """The same, given texts in place of scores where the labels are texts."""
+
+    def update(outputs: Outputs, labels: Array) -> Array | Rows:
+        if labels.dtype.kind != "U" or first(outputs).dtype.kind != "f":
+            return metric.update(outputs, labels)
+        return metric.update({next(iter(outputs)): decoder.texts(first(outputs))}, decoder.fitted(labels))
+
+    return replace(metric, update=update)
+
+
 def names() -> list[str]:
     """All metrics that come with the program."""
     return listing.names(__name__)
@@ -106,6 +135,20 @@ def names() -> list[str]:
 def first(outputs: Outputs) -> Array:
     """The output that the metrics here judge: the first."""
     return next(iter(outputs.values()))
+
+
+def there(value: Array, feeds: Outputs) -> Array:
+    """Which places of (samples, length, ...) are no padding, as an input of MASKS says; all where none does."""
+    masks = (mask for name, mask in feeds.items() if name in MASKS and mask.shape == value.shape[:2])
+    return np.asarray(next(masks, np.ones(value.shape[:2])) > 0)
+
+
+def unpadded(outputs: Outputs, feeds: Outputs) -> Array:
+    """The first output; where it is (samples, length, width), with NaN in padding."""
+    value = first(outputs)
+    if value.ndim != 3 or value.dtype.kind != "f":
+        return value
+    return np.where(there(value, feeds)[:, :, None], value, np.asarray(np.nan, value.dtype))
 
 
 def share(statistics: Array) -> float:
@@ -183,6 +226,8 @@ def custom(place: str, better: str | None) -> Metric:
                 f"the metric '{place}' gives one number for all samples, and '{odd[0]}' is {outputs[odd[0]].shape} "
                 f"after {rows[odd[0]]}: return one number a sample."
             )
+        if any(value.dtype.kind not in "biuf" for value in (*outputs.values(), labels)):
+            raise InputError(f"the metric '{place}' gives one number for all samples: of texts return one a sample.")
         whole = [np.asarray(value).reshape(len(labels), -1) for value in (*outputs.values(), labels)]
         return np.concatenate(whole, 1, dtype=np.float64)
 

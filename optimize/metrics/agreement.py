@@ -19,4 +19,7 @@ def _update(outputs: Outputs, labels: Array) -> Array | Rows:
     return ACCURACY.update({"": first(outputs)}, own.reshape(len(own)) if own.size == len(own) else own)
 
 
-METRIC = Metric("agreement", "share", True, _update, share)
+METRIC = Metric(
+    "agreement", "share", True, _update, share, own=lambda outputs, feeds: first(outputs),
+    means="the share of samples whose largest class score is the original's",
+)  # fmt: skip

@@ -1,7 +1,8 @@
 """Word error rate: insertions, deletions and substitutions (Levenshtein 1966) over the number of words that were said.
 
 The first output and the labels are texts, one a sample, or whole numbers (samples, length) with negative ones as
-padding: one word a number. Edit distances are rapidfuzz's.
+padding: one word a number. Where the labels are texts, and the model is a folder of transformers that hears by CTC, its
+scores (samples, frames, tokens) are made texts by its own vocabulary. Edit distances are rapidfuzz's.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ def _words(value: Array, what: str) -> list[Sequence[Any]]:
         return [row[row >= 0].tolist() for row in value.astype(np.int64)]
     raise InputError(
         f"{what} of dtype {value.dtype} and shape {value.shape}: word_error_rate needs a text a sample, or "
-        "word numbers (samples, length) with negative ones as padding."
+        "word numbers (samples, length) with negative ones as padding. What scores say, the folder of transformers "
+        "knows that they came from: name it first."
     )
 
 

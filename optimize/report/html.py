@@ -220,7 +220,8 @@ def _machine(machine: Mapping[str, Any]) -> dict[str, str]:
 
 def _data(report: Report) -> dict[str, str]:
     data = report.data
-    found = {"data": data.place, "labels": "yes" if data.labels else "none: judged by agreement with the original"}
+    labels = "yes" if data.labels else f"none: judged by {data.judged_by}, against the original"
+    found = {"data": data.place, "labels": labels}
     better = "higher" if data.higher_is_better else "lower"
     found["metric"] = f"{data.judged_by}{f' ({data.unit})' if data.unit else ''}, {better} is better"
     for name, split in data.splits.items():

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optimize.metrics import Decoder
 from runtime import listing
 from runtime.contender import Contender
 from runtime.engines import Session
@@ -57,6 +58,24 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class Meaning:
+    """What a model's answers are.
+
+    Attributes:
+        classes: their names in the order of its scores, where it has them.
+        agreement: the metric that holds them against the original's, where there are no labels.
+        decoder: makes texts of them, of a model that says some.
+    """
+
+    classes: tuple[str, ...] = ()
+    agreement: str = "agreement"
+    decoder: Decoder | None = None
+
+
+UNKNOWN = Meaning()
+
+
+@dataclass(frozen=True)
 class Original:
     """A user's model in its own framework.
 
@@ -67,7 +86,7 @@ class Original:
         notes: what a reader of the report should know.
         pre: what makes its inputs of raw samples, where the model comes with it.
         file: the program that torch wrote, of a module that has no code of the user's.
-        classes: their names in the order of its scores, where it has them.
+        meaning: of its answers.
     """
 
     model: "nn.Module | Path"
@@ -76,7 +95,7 @@ class Original:
     notes: tuple[str, ...] = field(default=())
     pre: tuple[PreSpec, ...] = ()
     file: Path | None = None
-    classes: tuple[str, ...] = ()
+    meaning: Meaning = UNKNOWN
 
 
 def claimed(place: str) -> str | None:

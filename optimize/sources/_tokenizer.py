@@ -9,7 +9,7 @@ from runtime.errors import InputError
 from runtime.pre import PreSpec
 from runtime.tensors import TensorSpec
 
-MOST = 128  # tokens of a text, where nobody asks for more
+MOST, MOST_OF_CONTEXT = 128, 384  # tokens of a text, and of a question with its context, where nobody asks for more
 FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -34,7 +34,7 @@ def read(transformers: Any, place: str, options: Mapping[str, Any]) -> Any:
 
 
 def spec(
-    tokenizer: Any, model: Any, inputs: Sequence[TensorSpec], place: str, longest: int | None
+    tokenizer: Any, model: Any, inputs: Sequence[TensorSpec], place: str, longest: int | None, most: int = MOST
 ) -> tuple[tuple[PreSpec, ...], list[str]]:
     """The preprocessing, and what a reader should know of it.
 
@@ -44,6 +44,7 @@ def spec(
         inputs: the model's.
         place: of both, for messages.
         longest: tokens of a text, where something beside the tokenizer says it.
+        most: likewise, where nobody asks for more.
 
     Raises:
         InputError: it has tokens that the model does not know, or `tokenizers` alone makes others of a text.
@@ -69,12 +70,12 @@ def spec(
 
     file = made(address(source="transformers", tokenizer=text), "a tokenizer", make).folder / "tokenizer.json"
     names = {one.name for one in inputs}
-    limit = min([*_limits(tokenizer, model), *([longest] if longest else [])], default=MOST)
+    limit = min([*_limits(tokenizer, model), *([longest] if longest else [])], default=most)
     pad = tokenizer.pad_token or tokenizer.eos_token
     found = PreSpec(
         "text", (),
         {
-            "max_length": min(limit, MOST),
+            "max_length": min(limit, most),
             "left": tokenizer.padding_side == "left",
             "types": "token_type_ids" if "token_type_ids" in names else "",
             **({"pad": pad} if pad else {}),
@@ -83,9 +84,9 @@ def spec(
     )  # fmt: skip
     _compare(found, tokenizer, inputs, place)
     notes = []
-    if limit > MOST:
+    if limit > most:
         notes.append(
-            f"texts are cut at {MOST} tokens, of {limit} that the model takes; more by "
+            f"texts are cut at {most} tokens, of {limit} that the model takes; more by "
             f'[[pre]] kind = "text", max_length = {limit}'
         )
     if pad and not tokenizer.pad_token:

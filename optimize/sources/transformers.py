@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimize.models import TorchModel
-from optimize.sources import ModelSpec, Original, _extractor, _pooling, _processor, _tokenizer
+from optimize.sources import Meaning, ModelSpec, Original, _ctc, _extractor, _pooling, _processor, _tokenizer
 from optimize.sources.torch import TorchSession
 from runtime.cache import address
 from runtime.engines import library
@@ -24,23 +24,35 @@ if TYPE_CHECKING:
 GIVES = TorchModel
 HUB = True
 CONFIG = "config.json"
-# task: transformers' class, its table of architectures, and which of the outputs are taken; the first that has it,
-# since BART, say, is a masked language model too
+# task: transformers' class, its table of architectures, which of the outputs are taken, and what holds them against the
+# original's; the first that has it, since BART, say, is a masked language model too
 TASKS = {
-    "text classification": ("AutoModelForSequenceClassification", "MODEL_FOR_SEQUENCE_CLASSIFICATION", ("logits",)),
-    "token classification": ("AutoModelForTokenClassification", "MODEL_FOR_TOKEN_CLASSIFICATION", ("logits",)),
+    "text classification": (
+        "AutoModelForSequenceClassification", "MODEL_FOR_SEQUENCE_CLASSIFICATION", ("logits",), "agreement",
+    ),
+    "token classification": (
+        "AutoModelForTokenClassification", "MODEL_FOR_TOKEN_CLASSIFICATION", ("logits",), "token_agreement",
+    ),
     "question answering": (
         "AutoModelForQuestionAnswering", "MODEL_FOR_QUESTION_ANSWERING", ("start_logits", "end_logits"),
+        "span_agreement",
     ),
-    "sequence to sequence": ("AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM", ("logits",)),
-    "masked language model": ("AutoModelForMaskedLM", "MODEL_FOR_MASKED_LM", ("logits",)),
-    "language model": ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM", ("logits",)),
-    "image classification": ("AutoModelForImageClassification", "MODEL_FOR_IMAGE_CLASSIFICATION", ("logits",)),
-    "audio classification": ("AutoModelForAudioClassification", "MODEL_FOR_AUDIO_CLASSIFICATION", ("logits",)),
-    "speech recognition by CTC": ("AutoModelForCTC", "MODEL_FOR_CTC", ("logits",)),
-    "speech to text": ("AutoModelForSpeechSeq2Seq", "MODEL_FOR_SPEECH_SEQ_2_SEQ", ("logits",)),
-    "features": ("AutoModel", "MODEL", ("last_hidden_state",)),
+    "sequence to sequence": (
+        "AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM", ("logits",), "token_agreement",
+    ),
+    "masked language model": ("AutoModelForMaskedLM", "MODEL_FOR_MASKED_LM", ("logits",), "token_agreement"),
+    "language model": ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM", ("logits",), "token_agreement"),
+    "image classification": (
+        "AutoModelForImageClassification", "MODEL_FOR_IMAGE_CLASSIFICATION", ("logits",), "agreement",
+    ),
+    "audio classification": (
+        "AutoModelForAudioClassification", "MODEL_FOR_AUDIO_CLASSIFICATION", ("logits",), "agreement",
+    ),
+    "speech recognition by CTC": ("AutoModelForCTC", "MODEL_FOR_CTC", ("logits",), "token_agreement"),
+    "speech to text": ("AutoModelForSpeechSeq2Seq", "MODEL_FOR_SPEECH_SEQ_2_SEQ", ("logits",), "token_agreement"),
+    "features": ("AutoModel", "MODEL", ("last_hidden_state",), "cosine_similarity"),
 }  # fmt: skip
+ANSWERS, CTC = "question answering", "speech recognition by CTC"
 DECODED = ("sequence to sequence", "speech to text")  # these take the decoder's tokens too
 STEPWISE = ("language model", *DECODED)
 SHOWN = 5  # weights in a message, and twice as many classes
@@ -77,15 +89,19 @@ def load(spec: ModelSpec) -> Original:
     config = _said(place, "config", lambda: transformers.AutoConfig.from_pretrained(place, **options))
     task = "features" if pooling else _task(config, place)
     model = _weights(place, getattr(transformers, TASKS[task][0]), config, options)
-    tokenizer = _tokenizer.read(transformers, place, options) if model.main_input_name == "input_ids" else None
+    read = model.main_input_name == "input_ids" or task == CTC
+    tokenizer = _tokenizer.read(transformers, place, options) if read else None
     inputs = spec.inputs or tuple(_inputs(model, tokenizer, task))
     if lacking := [one.name for one in inputs if one.name not in _arguments(model)]:
         raise InputError(f"{place} has no input '{lacking[0]}': it takes {', '.join(_arguments(model))}.")
-    pre, told = _preprocessing(transformers, place, options, model, tokenizer, inputs, pooling)
+    most = _tokenizer.MOST_OF_CONTEXT if task == ANSWERS else _tokenizer.MOST
+    pre, told = _preprocessing(transformers, place, options, model, tokenizer, inputs, pooling, most)
     module = _named(model, [one.name for one in inputs], TASKS[task][2], pooling)
     classes = _classes(config, task)
+    decoder = _ctc.decoder(tokenizer, config) if task == CTC else None
     notes = (_about(config, task, transformers.__version__, pooling, classes), *told)
-    return Original(module, inputs, lambda: TorchSession(module, inputs, spec.threads), notes, pre, classes=classes)
+    meaning = Meaning(classes, TASKS[task][3], decoder)
+    return Original(module, inputs, lambda: TorchSession(module, inputs, spec.threads), notes, pre, meaning=meaning)
 
 
 def _is_name(place: str) -> bool:
@@ -107,7 +123,7 @@ def _said(place: str, what: str, read: Any) -> Any:
 def _task(config: Any, place: str) -> str:
     tables = library("transformers.models.auto.modeling_auto", "transformers")
     named = (config.architectures or ["none that it names"])[0]
-    for task, (_, table, _) in TASKS.items():
+    for task, (_, table, *_) in TASKS.items():
         known = getattr(tables, f"{table}_MAPPING_NAMES").get(config.model_type, ())
         if named in ((known,) if isinstance(known, str) else known):
             return task
@@ -175,12 +191,12 @@ def _inputs(model: Any, tokenizer: Any, task: str) -> list[TensorSpec]:
 
 def _preprocessing(
     transformers: Any, place: str, options: Mapping[str, Any], model: Any, tokenizer: Any,
-    inputs: Sequence[TensorSpec], pooling: _pooling.Pooling | None,
+    inputs: Sequence[TensorSpec], pooling: _pooling.Pooling | None, most: int,
 ) -> tuple[tuple[PreSpec, ...], list[str]]:  # fmt: skip
     """What makes the inputs of raw samples, and what a reader should know of it."""
     main = model.main_input_name
     if main == "input_ids" and tokenizer is not None:
-        return _tokenizer.spec(tokenizer, model, inputs, place, pooling.max_length if pooling else None)
+        return _tokenizer.spec(tokenizer, model, inputs, place, pooling.max_length if pooling else None, most)
     if main == "pixel_values" and (config := _processor.read(place)):
         return _processor.spec(transformers, place, options, config, inputs)
     if main in ("input_values", "input_features"):

@@ -52,6 +52,14 @@ class Placing(Reader, Protocol):
         """Boxes as they lie in the input."""
 
 
+@runtime_checkable
+class Locating(Reader, Protocol):
+    """A reader that knows of which characters its tokens are."""
+
+    def spans(self, spans: Array, *raw: Any) -> Array:
+        """Tokens of characters, in the last of the raw texts; raises InputError where they are cut away."""
+
+
 @dataclass(frozen=True)
 class PreSpec:
     """One kind of preprocessing in plain values.
@@ -146,16 +154,24 @@ class Preprocessing:
         return found
 
     def label(self, label: Any, raw: Mapping[str, Any]) -> Array:
-        """What a raw label says of the picture as it was fitted: of a mask's path (height, width), of boxes (n, 5).
+        """What a raw label says of a sample as it was read.
+
+        Of a picture a mask's path becomes (height, width), and boxes (n, 5); of a text characters (n, 2) become tokens
+        (2 + answers, 2), as `Locating` has them; another text stays one.
 
         Raises:
-            InputError: the mask cannot be read, or there is no picture.
+            InputError: the mask cannot be read, the answers are cut away, or nothing is there that they could be of.
         """
+        spans = isinstance(label, np.ndarray) and label.shape[-1] == 2
         for columns, reader in self._parts:
-            if isinstance(reader, Placing):
+            if spans and isinstance(reader, Locating):
+                return reader.spans(label, *(raw[name] for name in columns))
+            if not spans and isinstance(reader, Placing):
                 read = reader.boxes if isinstance(label, np.ndarray) else reader.mask
                 return read(label, raw[columns[0]])
-        raise InputError("the labels are masks or boxes, and no picture is there that they could be of.")
+        if isinstance(label, str):
+            return np.asarray(label)
+        raise InputError(f"the labels are {'answers' if spans else 'boxes'}, and nothing is there they could be of.")
 
     def __call__(self, raw: Mapping[str, Sequence[Any]]) -> dict[str, Array]:
         """The inputs of raw samples by column; raises InputError where one cannot be read."""

@@ -120,6 +120,37 @@ class Texts:
             raise InputError("a text is empty: it has no tokens.")
         return found.ids, found.type_ids
 
+    def spans(self, spans: Array, *raw: Any) -> Array:
+        """Where a context and answers in it stand among the tokens of a sample, as questions are judged by.
+
+        Args:
+            spans: (n, 2), an answer's first character and the one behind its last, in the last of the texts; a row of
+                -1 says that it may be right to give none.
+            raw: the question and its context.
+
+        Returns:
+            Whole numbers (2 + answers, 2), a first and a last token each: of the context, of what stands for no answer
+            (the token before all; -1 where it may not be given), of each answer that is not cut away.
+
+        Raises:
+            InputError: the context or all answers are cut away, or the tokens do not begin with one that is of no text.
+        """
+        found = self._tokenizer.encode(*(cell(one) for one in raw))
+        own = [place for place, text in enumerate(found.sequence_ids) if text == len(raw) - 1]
+        optional = bool((spans < 0).any())
+        if self.settings.left or (optional and found.sequence_ids[0] is not None):
+            raise InputError("answers in a text need tokens that are padded on the right, behind one for no answer.")
+        answers = [(0, 0)] if (spans < 0).all() else []
+        end = found.offsets[own[-1]][1] if own else 0
+        for first, behind in spans[spans[:, 0] >= 0].tolist():
+            held = [place for place in own if found.offsets[place][1] > first and found.offsets[place][0] < behind]
+            if held and (behind <= end or not found.overflowing):
+                answers.append((held[0], held[-1]))
+        if not own or not answers:
+            most = self.settings.max_length
+            raise InputError(f"an answer lies behind the {most} tokens at which texts are cut: raise max_length.")
+        return np.array([(own[0], own[-1]), (0, 0) if optional else (-1, -1), *answers], np.int64)
+
     def length(self, sample: Any) -> int:
         """How many tokens a sample has."""
         return len(sample[0])

@@ -120,14 +120,14 @@ def test_a_kind_takes_the_columns_that_are_left_or_named():
         preprocessing.read(_columns(a=[_png(3)]), [lacking], INPUTS)
 
 
-def test_a_table_of_masks_without_a_picture_is_refused():
+def test_a_table_of_boxes_without_a_picture_is_refused():
     texts = PreSpec("audio", ("a",), {}, {})
-    splits = _columns(a=[np.zeros(9, np.float32)], y=["mask.png"])
+    splits = _columns(a=[np.zeros(9, np.float32)], y=[np.zeros((1, 5))])
     pytest.importorskip("soundfile")
     read = preprocessing.read(splits, [texts], (TensorSpec("x", "float32", ("n", "t")),))
     with pytest.raises(InputError, match=r"is empty"):
         read.splits.calibrate.take(1)
-    assert "the labels are masks or boxes, and no picture is there" in next(iter(read.losses.reasons))
+    assert "the labels are boxes, and nothing is there they could be of" in next(iter(read.losses.reasons))
 
 
 def _columns(**columns):
