@@ -407,6 +407,7 @@ def test_a_target_refuses_an_option_of_the_wrong_kind(name):
         bool: [1, 0, "yes"],
         float: ["1", True],
         list: ["x", 1],
+        dict: ["x", 1, [1]],
     }
     for option, kind in {**target.options, "cpu": str}.items():
         for value in wrong[kind]:

@@ -102,3 +102,34 @@ def test_a_single_number_that_may_not_be_written_is_taken(tmp_path):
     x = np.array(3, np.float32)
     x.flags.writeable = False
     assert session.run({"x": x})["y"] == 9 and session.begin({"x": x})()["y"] == 9
+
+
+def test_fixed_sizes_are_compiled_first_and_others_when_they_come(tiny_onnx, tiny_data):
+    plain = ENGINE.open({"model": tiny_onnx}, SPECS, host.facts(), {"precision": "f32"})
+    found = ENGINE.open({"model": tiny_onnx}, SPECS, host.facts(), {"precision": "f32", "fixed": {"batch": 2}})
+    for size in (2, 5, 2, 3):
+        feeds = {"image": tiny_data[0][:size]}
+        np.testing.assert_allclose(found.run(feeds)["output"], plain.run(feeds)["output"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.begin(feeds)()["output"], plain.run(feeds)["output"], rtol=1e-5, atol=1e-6)
+        found.inside(feeds)()
+    assert found.threads == plain.threads and found.precision() == plain.precision()
+    for session in (plain, found):
+        session.close()
+    for size in (2, 5):
+        with pytest.raises(EngineError, match="closed"):
+            found.run({"image": tiny_data[0][:size]})
+
+
+def test_a_model_for_fixed_sizes_alone_loads_nothing_else(tiny_onnx, tiny_data):
+    found = ENGINE.open({"model": tiny_onnx}, SPECS, host.facts(), {"fixed": {"batch": 2}})
+    found.run({"image": tiny_data[0][:2]})
+    assert found._other is None
+    found.close()
+    with pytest.raises(EngineError, match="closed"):  # and does not open it then
+        found.run({"image": tiny_data[0][:5]})
+
+
+@pytest.mark.parametrize("fixed", [{"batch": 0}, {"batch": "2"}, {"batch": True}, {"batch": 1.5}])
+def test_fixed_sizes_are_whole_numbers(tiny_onnx, fixed):
+    with pytest.raises(InputError, match=r"option 'fixed' of openvino is .*; it takes axes with a size each"):
+        ENGINE.open({"model": tiny_onnx}, SPECS, host.facts(), {"fixed": fixed})
