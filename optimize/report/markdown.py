@@ -32,7 +32,8 @@ def text(report: Report) -> str:
         f"{words.measured_how(report)} A ratio is the original's time over the candidate's: above 1 is faster. "
         f"A drop is the original's {report.data.judged_by} minus the candidate's on *test*, its interval paired on "
         f"the same samples; allowed: {words.drop_limit(report)}. Ratios in the table are from the first look "
-        "at all candidates, those under Chosen from the last run. * chosen.",
+        "at all candidates, in a search those of the best from a closer one, those under Chosen from the last run. "
+        "* chosen.",
         "",
         "## What ran",
         "",
