@@ -1,4 +1,7 @@
-"""Fold constants, fuse what is exactly the same (onnxslim), reorder GELU; what is not the same is rolled back."""
+"""Fold constants, fuse what is the same (onnxslim), move Transposes, fold scales into convolutions, reorder GELU.
+
+What then answers otherwise is rolled back.
+"""
 
 import logging
 from typing import Any, ClassVar
@@ -7,7 +10,9 @@ from pydantic import Field
 
 from optimize.models import OnnxModel, framed, read_onnx, write_onnx
 from optimize.steps import Context, Settings
+from optimize.steps._affine import fold
 from optimize.steps._gelu import reorder
+from optimize.steps._transposes import sink
 from optimize.verify import check_equal, judge
 from runtime.errors import Error
 
@@ -33,6 +38,8 @@ class Step(Settings):
             given = onnx.load(model.path)
             slim = onnxslim.slim(given)
             _as_declared(slim, given)
+            sink(slim)
+            fold(slim)
             reorder(slim)
             written = framed(write_onnx(slim, context.folder / "model.onnx"), model)
             if written.specs.inputs != model.specs.inputs or _ports(written) != _ports(model):
