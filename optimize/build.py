@@ -27,7 +27,7 @@ from runtime.cache import Cache, address, digest
 from runtime.contender import Contender, Worker
 from runtime.decoding import Decoding
 from runtime.engines import describe, relative_error
-from runtime.errors import Error, StepError, WorkError
+from runtime.errors import Error, NothingToDo, StepError, WorkError
 from runtime.streaming import Streaming
 from runtime.tensors import Array
 from targets import Scheme
@@ -64,7 +64,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Lost:
-    """A candidate that fell out: `failed`, or `wrong` where its engine answers otherwise than its file."""
+    """A candidate that fell out: `failed`, `wrong` (its engine answers otherwise than its file), or `dropped`."""
 
     status: str
     reason: str
@@ -149,7 +149,7 @@ class Builder:
         except StepError as error:
             if candidate.role != "steps":
                 raise
-            return Lost("failed", str(error))
+            return Lost("dropped" if isinstance(error, NothingToDo) else "failed", str(error))
         if candidate.why_not:
             return self._as_source(candidate, model, made, body)
         self._progress.say(f"compile {candidate.name}")
@@ -240,7 +240,8 @@ class Builder:
                     self._made[place] = self._kept(place, _Task(step, model, unpruned, candidate.scheme, unrounded))
                 except Error as error:
                     after = f" after {', '.join(one.use for one in history)}" if history else ""
-                    failed = StepError(f"the step '{name}'{after}: {error}")
+                    kind = NothingToDo if isinstance(error, NothingToDo) else StepError
+                    failed = kind(f"the step '{name}'{after}: {error}")
                     self._made[place] = failed
                     raise failed from error
             found = self._made[place]

@@ -8,6 +8,7 @@
     │   └── EngineMissing its library is not installed; the message names the extra
     ├── NoEngineError     no engine of a bundle runs on this machine
     └── StepError         a step failed, or its result is not what it should be
+        └── NothingToDo   a step has nothing that it could change in this model
 
 A message says what was got, what is allowed, and the command that mends it. Errors of vendors' libraries are
 translated where they are called, chained with `from`.
@@ -44,3 +45,7 @@ class NoEngineError(WorkError):
 
 class StepError(WorkError):
     """A step of a recipe failed."""
+
+
+class NothingToDo(StepError):
+    """A step has nothing to change: no layer to round, or all are rounded already."""

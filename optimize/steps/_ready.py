@@ -6,7 +6,7 @@ from typing import Any
 from optimize.models import OnnxModel
 from optimize.steps import Context, Settings, name_of
 from optimize.steps._graph import constants_to_weights, name_nodes, opset_of, raised, to_float32
-from runtime.errors import InputError, StepError
+from runtime.errors import InputError, NothingToDo
 
 OLDEST_OPSET = 17
 _ROUNDED = {
@@ -28,13 +28,14 @@ def in_float32(model: OnnxModel, context: Context) -> Any:
     """Read a model; what was done to it is noted.
 
     Raises:
-        StepError: it is quantized already, or cannot be raised to the opset.
+        NothingToDo: it is quantized already.
+        StepError: it cannot be raised to the opset.
     """
     import onnx
 
     proto = onnx.load(model.path)
     if done := sorted({node.op_type for node in proto.graph.node} & _ROUNDED):
-        raise StepError(f"the model is quantized already, it has {', '.join(done)}: give the one before that")
+        raise NothingToDo(f"the model is quantized already, it has {', '.join(done)}: give the one before that")
     if opset_of(proto) < OLDEST_OPSET:
         proto = raised(proto, model, context, OLDEST_OPSET)
     if to_float32(proto):

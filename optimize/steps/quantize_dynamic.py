@@ -9,7 +9,7 @@ from optimize.steps._graph import matches
 from optimize.steps._layers import Graph
 from optimize.steps._ready import in_float32, refuse_twice
 from runtime.engines import library
-from runtime.errors import StepError
+from runtime.errors import NothingToDo, StepError
 from targets import Scheme
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Step(Settings):
         ]
         if not chosen:
             kinds = sorted({node.op_type for node in graph.nodes})
-            raise StepError(f"there is nothing to quantize: the model has {', '.join(kinds)}, none of them chosen")
+            raise NothingToDo(f"there is nothing to quantize: the model has {', '.join(kinds)}, none of them chosen")
         ready = write_onnx(proto, context.folder / "ready.onnx")
         out = context.folder / "quantized.onnx"
         try:

@@ -21,7 +21,7 @@ from optimize.steps._onnxruntime import by_onnxruntime
 from optimize.steps._ranges import ranges
 from optimize.steps._ready import in_float32, refuse_twice
 from optimize.steps._schemes import conform, offences, tables_last
-from runtime.errors import StepError
+from runtime.errors import NothingToDo, StepError
 from targets import Scheme
 
 _OF = {"onnxruntime": ("calibration", "percentile"), "nncf": ("preset", "smooth_quant")}
@@ -106,7 +106,7 @@ class Step(Settings):
         chosen, given = in_int8(graph, context.scheme.ops, lambda node: self._kept(node, graph, context.scheme))
         if not any(node.op_type in MULTIPLIES for node in chosen):
             kinds = sorted({node.op_type for node in graph.nodes})
-            raise StepError(f"there is nothing to quantize: the model has {', '.join(kinds)}, none of them chosen")
+            raise NothingToDo(f"there is nothing to quantize: the model has {', '.join(kinds)}, none of them chosen")
         rounding = (
             self._by_nncf(graph, model, context)
             if self.method == "nncf"

@@ -20,7 +20,7 @@ from optimize.steps._graph import drop_unused, matches, name_nodes, opset_of, ra
 from optimize.steps._layers import Graph
 from optimize.steps._ready import in_float32, refuse_twice
 from runtime.engines import library
-from runtime.errors import StepError
+from runtime.errors import NothingToDo, StepError
 from targets import Scheme
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Step(Settings):
         if not chosen:
             kinds = ", ".join(sorted({node.op_type for node in graph.nodes}))
             what = f"none of their lengths is a multiple of block = {self.block}" if asked else "none of them chosen"
-            raise StepError(f"there are no weights to round: the model has {kinds}, {what}")
+            raise NothingToDo(f"there are no weights to round: the model has {kinds}, {what}")
         if left := [node.name for node in able if node not in chosen]:
             context.notes.append(f"weights left in float: {_some(left)}")
         tied = [node.name for node in chosen if len(graph.users[node.input[1]]) > 1]

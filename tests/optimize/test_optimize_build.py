@@ -103,14 +103,16 @@ def test_quantized_says_its_precision_and_its_noise(builder):
     assert found.made[-1].notes == ["the biases of 3 layers were corrected"]
 
 
-def test_a_quantize_step_that_fails_marks_its_candidates_only(builder):
+def test_a_quantize_step_that_fails_or_has_nothing_to_do_marks_its_candidates_only(builder):
     broken = Quantize(exclude=("*",))
     first = builder.build(candidate("onnxruntime", "steps", (broken,)))
     second = builder.build(candidate("openvino", "steps", (broken,)))
     third = builder.build(candidate("reference", "steps", (broken, Scaled())))
     for lost in (first, second, third):
-        assert isinstance(lost, Lost) and lost.status == "failed"
+        assert isinstance(lost, Lost) and lost.status == "dropped"
         assert lost.reason.startswith("the step 'quantize_static' after simplify: there is nothing to quantize")
+    failed = builder.build(candidate("onnxruntime", "steps", (Quantize(exclude=("no such node",)),)))
+    assert isinstance(failed, Lost) and failed.status == "failed" and "matches nothing" in failed.reason
     assert isinstance(builder.build(candidate(why_not="not here")), Built)
 
 
