@@ -3,15 +3,18 @@
 A converter that does not know a setting leaves it out in silence, so its file is held against the trees themselves.
 """
 
+import itertools
 import json
 import re
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -26,6 +29,7 @@ from runtime.tensors import Array
 EXTRA = "boosting"
 LIBRARIES = ("xgboost", "lightgbm")
 ROWS, TOLERANCE = 512, 1e-4  # of the check; the largest relative error of its answers (Euclidean norm)
+NOTHING = np.float32(1e-35)  # and what is nearer to it, LightGBM reads as zero, and has it as a threshold
 MEMORY = 8 * 2**30  # of reading a file for the first time: a damaged one may ask for all that there is
 _BEGINS = {".ubj": rb"\{", ".json": rb'\s*\{\s*"(learner|version)"', ".txt": rb"tree\s+version="}
 
@@ -156,6 +160,24 @@ def register() -> None:
                 update(own, name + own.__name__, linear[not classes], convert, options=options if classes else None)
 
 
+def exact_thresholds() -> AbstractContextManager[object]:
+    """While it lasts, LightGBM's thresholds are written as the float32 below, to which float32 compares alike."""
+    if "lightgbm" not in sys.modules:
+        return nullcontext()
+    module = library("onnxmltools.convert.lightgbm.operator_converters.LightGbm", EXTRA)
+    return patch.object(module, "dump_booster_model", partial(_with_floors, module.dump_booster_model))
+
+
+def _with_floors(dump: Callable[..., Any], *args: Any, **more: Any) -> Any:
+    found, seen = dump(*args, **more)
+    for node in itertools.chain.from_iterable(seen["decision_nodes"]):
+        if node["decision_type"] == "<=":
+            exact = np.float64(node["threshold"])
+            near = np.float32(exact)
+            node["threshold"] = float(near if near <= exact else np.nextafter(near, np.float32(-np.inf)))
+    return found, seen
+
+
 def converted(estimator: LightGBM, name: str) -> Any:
     """A booster of LightGBM's as onnxmltools writes it, its one input by this name."""
     kind = library("onnxmltools.convert.common.data_types", EXTRA).FloatTensorType
@@ -185,7 +207,7 @@ def check(proto: Any, part: Any, original: Session) -> None:
 
 
 def _rows(proto: Any, features: int) -> Array:
-    """Numbers near thresholds of each feature, among them zeros (float32, [rows, features])."""
+    """Numbers at and near thresholds of each feature, among them zeros (float32, [rows, features])."""
     from onnx import helper
 
     known = defaultdict(list)
@@ -200,8 +222,10 @@ def _rows(proto: Any, features: int) -> Array:
     rows = np.zeros((ROWS, features))
     for feature, values in known.items():
         width = np.std(values) or abs(values[0]) or 1.0
-        rows[:, feature] = random.choice(values, ROWS) + random.normal(0, 0.1 * width, ROWS)
-    return np.where(random.random(rows.shape) < 0.1, 0, rows).astype(np.float32)
+        off = random.choice([0, 1], ROWS) * random.normal(0, 0.1 * width, ROWS)  # of half of them, nothing
+        rows[:, feature] = random.choice(values, ROWS) + off
+    zeros = (random.random(rows.shape) < 0.1) | (np.abs(rows) <= NOTHING)
+    return np.where(zeros, 0, rows).astype(np.float32)
 
 
 def _is(found: Any, package: str, name: str) -> bool:

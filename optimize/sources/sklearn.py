@@ -193,7 +193,9 @@ def _converted(estimator: Any, inputs: tuple[TensorSpec, ...], place: str) -> An
     given = [(spec.name, kinds.get(spec.dtype, types.FloatTensorType)([None, *spec.shape[1:]])) for spec in inputs]
     try:
         _boosting.register()
-        proto = in_plain_ops(_as_written(estimator, given), len(getattr(estimator, "classes_", ())), OUTPUT)
+        with _boosting.exact_thresholds():
+            written = _as_written(estimator, given)
+        proto = in_plain_ops(written, len(getattr(estimator, "classes_", ())), OUTPUT)
         for part in _boosting.parts(estimator):
             if part is estimator and len(inputs) == 1:
                 _boosting.check(proto, part, SklearnSession(estimator, inputs))

@@ -1,5 +1,6 @@
 """XGBoost and LightGBM: the file says what the trees say, or is refused; half a file ends no process of ours."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -112,6 +113,21 @@ def test_trees_after_scaling(kind, tmp_path):
     settings = FEW if kind is xgboost.XGBClassifier else LEAVES
     model = pipeline.make_pipeline(preprocessing.StandardScaler(), kind(**settings)).fit(x, y)
     agree(load(saved(model, tmp_path, "joblib"), trust=True), x)  # samples' own numbers are XGBoost's thresholds
+
+
+def test_numbers_beside_a_threshold_go_where_the_trees_send_them(tmp_path):
+    """0.1 + 0.2 as float64 lies between two of float32, and nearer to the upper one, which must go to the right."""
+    upper = np.float32(0.3)
+    lower = np.nextafter(upper, np.float32(0))
+    x = np.array([lower, upper] * 50, np.float32)[:, None]
+    model = lightgbm.LGBMRegressor(n_estimators=1, min_child_samples=1, verbose=-1, max_bin=1000)
+    path = saved(model.fit(x.astype(np.float64), x[:, 0] == upper), tmp_path, "txt")
+    threshold = float(lower) + 0.9 * (float(upper) - float(lower))
+    text = path.read_text()
+    path.write_text(re.sub(r"(?m)^threshold=.*$", f"threshold={threshold!r}", text))
+    wanted = lightgbm.Booster(model_file=path).predict(x)
+    assert float(lower) <= threshold < float(upper) == np.float32(threshold) and wanted[0] < wanted[1]
+    agree(load(path), x)
 
 
 def test_trees_that_learned_from_named_columns(tmp_path):
