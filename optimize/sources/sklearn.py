@@ -31,6 +31,7 @@ GIVES = OnnxModel
 PICKLES = (".pkl", ".pickle", ".joblib")
 OPSETS = {"": OPSET, "ai.onnx.ml": 3}  # the latter's newest has another op for trees, which few engines know
 OUTPUT = "output"
+HISTOGRAMS = "add_tree_to_attribute_pairs_hist_gradient_boosting"  # skl2onnx's function
 GRAPH = "sklearn"  # its name; converters draw one at random, and no two files would be the same bytes
 
 
@@ -166,6 +167,15 @@ def _with_numbers(make: Callable[..., Any], *args: Any, **facts: Any) -> Any:
     return make(*args, **{key: plain(value) for key, value in facts.items()})
 
 
+def _with_floors(add: Callable[..., Any], *args: Any, dtype: Any) -> None:
+    """skl2onnx's conversion of one tree, its thresholds the float32 below, as those of other trees are there."""
+    if args[2].nodes["is_categorical"].any():  # which it would compare as numbers
+        raise InputError(
+            "skl2onnx has no splits by category, as this HistGradientBoosting has: encode the column before."
+        )
+    add(*args[:7], dtype == np.float32, dtype=dtype)
+
+
 def _checked(found: Any, place: str) -> Any:
     found = _boosting.adopted(found, place)
     if isinstance(found, _boosting.LightGBM):
@@ -221,7 +231,10 @@ def _as_written(estimator: Any, given: list[tuple[str, Any]]) -> Any:
         options[id(last)] = {"raw_scores": True}
     container = library("skl2onnx.common._container", "sklearn")
     # 1.20 hands truth values to onnx as attributes that hold whole numbers, which protobuf refuses
-    with patch.object(container, "make_node", partial(_with_numbers, container.make_node)):
+    numbers = patch.object(container, "make_node", partial(_with_numbers, container.make_node))
+    forests = library("skl2onnx.operator_converters.random_forest", "sklearn")
+    exact = patch.object(forests, HISTOGRAMS, partial(_with_floors, getattr(forests, HISTOGRAMS)))
+    with numbers, exact:
         return library("skl2onnx", "sklearn").convert_sklearn(
             estimator, initial_types=given, options=options, target_opset=OPSETS
         )

@@ -91,6 +91,22 @@ def test_a_regressors_file_gives_one_number_a_sample(name, tmp_path):
     np.testing.assert_allclose(wanted, got, rtol=1e-4)
 
 
+def test_thresholds_between_two_float32_numbers_part_them_as_the_trees_do(tmp_path):
+    """Of float64, which lie so; rounded to the nearest they sent five of these rows the other way."""
+    x, y = datasets.load_diabetes(return_X_y=True)
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps(ensemble.HistGradientBoostingRegressor(max_iter=40).fit(x[:250], y[:250])))
+    original = sources.load(ModelSpec("sklearn", str(path), trust=True))
+    np.testing.assert_allclose(*both(original, {"x": x.astype(np.float32)}), rtol=1e-4)
+
+
+def test_splits_by_category_are_refused(tmp_path):
+    x = np.random.default_rng(0).integers(0, 8, (400, 2))
+    trees = ensemble.HistGradientBoostingRegressor(max_iter=3, categorical_features=[0])
+    with pytest.raises(InputError, match=r"cannot be converted: skl2onnx has no splits by category"):
+        loaded(trees, x, np.isin(x[:, 0], [1, 4, 6]), tmp_path)
+
+
 def test_what_is_linear_runs_on_every_engine(tmp_path):
     pytest.importorskip("openvino", reason="pip install 'edge-optimize[openvino]'")
     x, y = datasets.load_wine(return_X_y=True)
