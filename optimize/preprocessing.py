@@ -149,6 +149,8 @@ def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec])
         answers = known[0].shape[1] == 2
         usual = ("exact_match", "for answers in a context") if answers else ("average_precision", "for boxes")
     said = tuple(note for _, _, notes in fits for note in notes)
+    if not asked:
+        said = (*map(_guess, specs), *said)
     return Read(splits.converted(convert), specs, losses, usual, axes, said)
 
 
@@ -162,6 +164,15 @@ def _told(stored: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> list[Pre
     for name in raw:
         kinds.setdefault(name if name in pre.names() else "text", []).append(name)
     return [replace(pre.suited(kind, inputs), columns=tuple(columns)) for kind, columns in kinds.items()]
+
+
+def _guess(spec: PreSpec) -> str:
+    """What was told, for whoever knows better."""
+    settings = ", ".join(f"{key} = {value!r}" for key, value in spec.settings.items())
+    return (
+        f"no [[pre]] says what becomes of {' and '.join(spec.columns)}: taken as {spec.kind} with {settings}, all else "
+        "by default; where the model was trained on other numbers, say so there"
+    )
 
 
 def _placed(asked: Sequence[PreSpec], stored: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> list[PreSpec]:

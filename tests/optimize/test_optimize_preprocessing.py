@@ -92,6 +92,9 @@ def test_columns_are_told_by_their_names(tmp_path):
     assert [(spec.kind, spec.columns) for spec in read.specs] == [("image", ("image",))]
     feeds, _ = read.splits.calibrate.take(3)
     assert {name: value.shape for name, value in feeds.items()} == {"x": (1, 3, 8, 8), "extra": (1,)}
+    assert read.notes[0].startswith("no [[pre]] says what becomes of image: taken as image with size = [8, 8], colours")
+    asked = PreSpec("image", (), {"size": [8, 8]}, {})
+    assert not preprocessing.read(_columns(photo=[_png(3)]), [asked], INPUTS).notes
 
 
 def test_columns_that_inputs_take_are_left_alone():
