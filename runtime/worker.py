@@ -44,7 +44,7 @@ DROPPED = 3
 def open_engine(engine: str, files: Mapping[str, str], specs: Mapping[str, Any], options: Mapping[str, Any]) -> Session:
     """An opener: an engine's files, as `runtime.engines` opens them."""
     paths = {role: Path(file) for role, file in files.items()}
-    return engines.get(engine).open(paths, Specs.from_json(specs), facts(), options)
+    return engines.get(engine).open(paths, Specs.from_json(specs), facts(gpus=False), options)
 
 
 def open_bundle(path: str, engine: str | None = None, threads: int | None = None) -> Any:

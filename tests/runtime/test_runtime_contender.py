@@ -3,11 +3,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from runtime import contender, errors
+from runtime import contender, engines, errors, host, worker
 from runtime.contender import Contender, Worker
 from runtime.errors import EngineError, EngineMissing, Error, InputError, StepError
 from runtime.worker import DROPPED
@@ -256,6 +257,16 @@ def test_a_contender_may_name_its_inputs_otherwise(helper):
     with Worker.start(Contender("double", f"{helper}:double", rename={"x": "image"}), X) as worker:
         assert list(worker.outputs) == ["image"]
         assert list(worker.run(X)) == ["image"]
+
+
+def test_a_cold_start_asks_for_no_gpus(monkeypatch):
+    """The driver's tool takes longer than many an engine."""
+    asked = []
+    monkeypatch.setattr(host, "_gpus", lambda: asked.append(1) or ())
+    given = []
+    monkeypatch.setattr(engines, "get", lambda name: SimpleNamespace(open=lambda *args: given.append(args)))
+    worker.open_engine("any", {"model": "m"}, {"inputs": [], "outputs": []}, {})
+    assert given[0][2].cores and not asked
 
 
 def test_a_contender_loads_nothing_of_optimize(helper):
