@@ -110,7 +110,8 @@ def library(module: str, extra: str) -> ModuleType:
             warnings.simplefilter("ignore")
             return importlib.import_module(module)
     except ImportError as error:
-        what = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load ({error})"
+        gone = isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}.")
+        what = "is not installed" if gone else f"does not load ({error})"
         raise EngineMissing(f"{module} {what}: pip install 'edge-optimize[{extra}]'") from error
 
 
