@@ -132,8 +132,7 @@ def _model(report: Report) -> str:
 
 def _where(report: Report) -> str:
     """The machine, as it stands beside figures."""
-    cores = report.machine["cores"]
-    return f"{report.machine['cpu']}, {cores} core{'s' if cores != 1 else ''}, batch {report.batch}"
+    return f"{words.place(report)}, batch {report.batch}"
 
 
 def _warning(line: str) -> tuple[str, str, str]:

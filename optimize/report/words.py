@@ -162,12 +162,17 @@ def pareto(report: Report) -> list[str]:
     ]
 
 
+def place(report: Report) -> str:
+    """The machine: its processor, and its GPUs by name."""
+    cores = report.machine["cores"]
+    gpus = (gpu.partition(",")[0] for gpu in report.machine.get("gpus", ()))
+    return ", ".join([f"{report.machine['cpu']} ({cores} core{'s' if cores != 1 else ''})", *gpus])
+
+
 def measured_how(report: Report) -> str:
     """On what, and how, in one sentence."""
-    machine = report.machine
-    cores = f"{machine['cores']} core{'s' if machine['cores'] != 1 else ''}"
     splits = ", ".join(f"{facts.samples:,} {name}" for name, facts in report.data.splits.items())
-    text = f"Measured on {machine['cpu']} ({cores}) at batch {report.batch}; data: {splits}"
+    text = f"Measured on {place(report)} at batch {report.batch}; data: {splits}"
     if report.headline:
         timing = report.headline.timing
         floor = f", the original against itself ±{timing.floor:.1%}" if timing.floor is not None else ""

@@ -105,7 +105,7 @@ def test_names_of_users_are_text_and_never_markup(pages, name):
     _, text, page = pages[name]
     assert page.tags.count("script") == 1 and page.tags.count("style") == 1
     assert "<script>alert" not in text and f"openvino-{awkward_report.SCRIPT}" in page.text
-    assert "A CPU & <b>more</b>, 1 core, batch 1" in page.text
+    assert "A CPU & <b>more</b> (1 core), batch 1" in page.text
     assert "a$b$" in page.text  # not read as a formula by the plots
     assert "script-src 'sha256-" in text and "default-src 'none'" in text
 
@@ -138,7 +138,7 @@ def test_the_word_that_says_what_is_the_matter_stands_apart(line, found):
 
 
 def test_the_machine_stands_beside_figures(pages):
-    assert pages["good"][2].text.count("A CPU, 2 cores, batch 1") == 5
+    assert pages["good"][2].text.count("A CPU (2 cores), batch 1") == 5
 
 
 def test_every_section_that_is_promised_is_there(pages):

@@ -211,6 +211,11 @@ def test_the_chosen_its_ratios_and_the_machine_are_named(form, capsys):
     assert "Measured on A CPU (2 cores) at batch 1; data: 1,000 calibrate, 1,000 validate, 1,000 test" in text
 
 
+def test_the_gpus_are_named_with_the_processor():
+    machine = {"cpu": "A CPU", "cores": 1, "gpus": ["NVIDIA H200, 580.159.04, 143771 MiB"]}
+    assert "Measured on A CPU (1 core), NVIDIA H200 at batch 1;" in markdown.text(report(machine=machine))
+
+
 def test_where_nothing_was_chosen_that_is_said(capsys):
     nothing = report(chosen={}, bundle=None, why={"openvino": "no candidate could be measured"})
     terminal.show(nothing, Path("out"))
