@@ -30,7 +30,8 @@ def examine() -> dict[str, Any]:
             name: {
                 "builds_here": "no" if (lack := targets.get(name).why_not()) else "yes",
                 "engine": targets.get(name).engine,
-                "version": installed.get(found.get(targets.get(name).engine, ""), ""),
+                "version": installed.get(found.get(targets.get(name).engine, ""), "")
+                or ("" if lack else engines.get(targets.get(name).engine).facts()["version"]),  # by another wheel
                 "what_mends_it": lack or "",
             }
             for name in targets.names()

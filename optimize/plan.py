@@ -96,6 +96,7 @@ def _expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: boo
         options, why_not = target.engine_options(asked), target.why_not()
         cpu = asked.get("cpu", "host")
         narrow = {} if "precision" in asked or cpu != "host" else target.bf16(host)
+        half = None if target.half is None else {key: one for key, one in target.half.items() if key not in asked}
         vendor = {**target.vendor, **target.limits(cpu)}
         made = [
             Candidate(
@@ -108,7 +109,7 @@ def _expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: boo
                 why_not,
                 searched[0] if searched and role == "steps" else None,
             )
-            for label, role, steps, more in _ways(listed, target, narrow, full)
+            for label, role, steps, more in _ways(listed, half, narrow, full)
             if (role != "vendor" or vendor != options) and not any(step.unfit(scheme) for step in steps)
         ]
         found += [one for one in made if one.role != "vendor"][-1:] if why_not else made
@@ -136,25 +137,27 @@ def remarks(recipe: Recipe, host: Host, plans: Sequence[tuple[Settings, ...]] | 
 
 
 def _ways(
-    steps: tuple[Settings, ...], target: Target, narrow: Mapping[str, Any], full: bool = False
+    steps: tuple[Settings, ...], lifted: Mapping[str, Any] | None, narrow: Mapping[str, Any], full: bool = False
 ) -> Iterator[tuple[str, str, tuple[Settings, ...], Mapping[str, Any]]]:
     """Label, role, steps and options of a target's candidates; what is asked for comes last."""
     plainly = tuple(get("export")() if _rounds_in_torch(step) else step for step in steps)
     exact = tuple(step for step in plainly if step.exact)
     late = tuple(step for step in steps if step.exact or gives(step) is OnnxModel)
-    half = (get("cast_fp16")(),) if target.half and not any(name_of(step) == "cast_fp16" for step in steps) else ()
+    asked = any(name_of(step) == "cast_fp16" for step in steps)
+    half = (get("cast_fp16")(),) if lifted is not None and not asked else ()
+    more = (lifted or {}) if half or asked else {}
     yield "fp32", "plain", exact, {}
     yield "default", "vendor", exact, {}
     if half:
-        yield _label(half, full), "steps", behind(exact, *half), {}
+        yield _label(half, full), "steps", behind(exact, *half), more
     if exact != late != steps and _label(late, full) != _label(steps, full):
         for way in _each(late):
-            yield _label(way + half, full), "steps", behind(way, *half), {}
+            yield _label(way + half, full), "steps", behind(way, *half), more
     if steps != exact:
         for way in _each(steps):
             if narrow:
                 yield f"{_label(way, full)}-bf16", "steps", way, narrow
-            yield _label(way + half, full), "steps", behind(way, *half), {}
+            yield _label(way + half, full), "steps", behind(way, *half), more
 
 
 def _rounds_in_torch(step: Settings) -> bool:

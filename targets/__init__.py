@@ -65,7 +65,8 @@ class Target:
         plain: the engine options of an unoptimized fp32 model.
         vendor: those of the engine as its vendor ships it.
         profiles: for an engine that is built for a range of sizes: its option `profiles` for specs and a recipe's axes.
-        half: it computes in fp16 where the graph is in fp16, and is faster for it: `cast_fp16` makes candidates.
+        half: where it computes in fp16 what the graph has in fp16, and is faster for it, options for that: `cast_fp16`
+            makes candidates with them. None where it does not.
         bf16: options under which it computes in bf16 what the graph has in float, where this processor can: what is
             asked for becomes a candidate with them too. Empty where it cannot, or where the graph says it.
         limits: for a `cpu` that is older than this one, engine options that have only its kernels run here; a bundle
@@ -85,7 +86,7 @@ class Target:
     plain: Mapping[str, Any]
     vendor: Mapping[str, Any]
     profiles: Callable[[Specs, Mapping[str, Mapping[str, int]]], Mapping[str, Any]] | None = None
-    half: bool = False
+    half: Mapping[str, Any] | None = None
     bf16: Callable[[Host], Mapping[str, Any]] = lambda host: {}
     limits: Callable[[str], Mapping[str, Any]] = lambda cpu: {}
     settings: Callable[[Host, Mapping[str, Any], Mapping[str, int]], Mapping[str, Mapping[str, Any]]] = (

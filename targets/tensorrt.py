@@ -60,6 +60,6 @@ TARGET = Target(
     plain={"tf32": False},
     vendor={},
     profiles=profiles,
-    half=True,
+    half={},
     unproven="its plans are built in tests by the real parser and builder, but none was ever run on a GPU",
 )  # fmt: skip

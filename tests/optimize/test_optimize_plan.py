@@ -90,6 +90,16 @@ def test_options_asked_for_hold_for_all_but_the_vendors_default():
     assert vendor.options == targets.get("openvino").vendor
 
 
+def test_fp16_has_the_options_that_make_it_fast_unless_the_recipe_says_otherwise():
+    def tf32(steps, **options):
+        return {one.name: one.options.get("tf32") for one in planned(recipe(steps, onnxruntime_cuda=options))}
+
+    plain, vendor, half, int8 = (f"onnxruntime_cuda-{label}" for label in ("fp32", "default", "fp16", "int8-fp16"))
+    assert tf32(QUANTIZED) == {plain: False, vendor: None, half: True, int8: True}
+    assert tf32([{"use": "cast_fp16"}]) == {plain: False, vendor: None, half: True}
+    assert tf32(QUANTIZED, tf32=False) == {plain: False, vendor: None, half: False, int8: False}
+
+
 def test_where_the_default_is_the_plain_engine_it_is_there_once(monkeypatch):
     change_targets(monkeypatch, plain={"threads": 2}, vendor={"threads": 2})
     assert [one.role for one in planned(recipe(QUANTIZED, onnxruntime={}))] == ["plain", "steps"]

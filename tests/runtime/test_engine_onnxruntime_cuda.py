@@ -6,7 +6,7 @@ import pytest
 import targets
 from runtime import engines, host
 from runtime.engines.onnxruntime import CPU, CUDA
-from runtime.errors import EngineError, EngineMissing
+from runtime.errors import EngineError, EngineMissing, InputError
 from runtime.tensors import Specs, TensorSpec
 
 ort = pytest.importorskip("onnxruntime", reason="pip install 'edge-optimize[onnxruntime]'")
@@ -49,3 +49,42 @@ def test_a_provider_that_runs_nothing_is_an_error_unless_a_fallback_is_allowed(
     assert set(session.precision()) == {"f32 on the CPU"}
     wanted = engines.get("onnxruntime").open(files, SPECS, host.facts(), {}).run({"image": tiny_data[0][:2]})
     np.testing.assert_allclose(session.run({"image": tiny_data[0][:2]})["output"], wanted["output"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ({}, {}),
+        ({"tf32": False}, {"use_tf32": "0"}),
+        ({"search": "heuristic"}, {"cudnn_conv_algo_search": "HEURISTIC"}),
+        ({"search": "exhaustive", "tf32": True}, {"cudnn_conv_algo_search": "EXHAUSTIVE"}),
+    ],
+)
+def test_options_reach_the_provider(options, given, its_wheel, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(engine, "OnnxRuntimeSession", lambda *given, providers: seen.append(providers))
+    engine.open({"model": tmp_path / "model.onnx"}, SPECS, host.facts(gpus=False), options)
+    assert seen == [[(CUDA, given), (CPU, {})]]
+
+
+def test_a_search_that_is_none_is_refused(its_wheel, tmp_path):
+    with pytest.raises(InputError, match="'search' of onnxruntime_cuda is 'best'; it takes exhaustive, heuristic"):
+        engine.open({"model": tmp_path / "model.onnx"}, SPECS, host.facts(gpus=False), {"search": "best"})
+    with pytest.raises(InputError, match="it takes exhaustive, heuristic"):
+        engine.compile(tmp_path / "model.onnx", tmp_path, {"search": "best"})
+
+
+@pytest.mark.skipif(not host.facts().gpus, reason="no GPU is here")
+def test_a_search_is_what_the_session_does(tiny_onnx, tmp_path):
+    files = engine.compile(tiny_onnx, tmp_path, {"search": "heuristic"})
+    session = engine.open(files, SPECS, host.facts(), {"search": "heuristic"})
+    assert session._session.get_provider_options()[CUDA]["cudnn_conv_algo_search"] == "HEURISTIC"
+
+
+def test_a_library_that_is_there_and_lacks_another_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "half_a_library.py").write_text("import what_it_needs")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EngineMissing, match=r"half_a_library does not load \(No module named 'what_it_needs'\)"):
+        engines.library("half_a_library", "onnxruntime_cuda")
+    with pytest.raises(EngineMissing, match=r"not_there\.at_all is not installed"):
+        engines.library("not_there.at_all", "onnxruntime_cuda")
