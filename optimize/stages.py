@@ -132,7 +132,8 @@ def accuracy(run: Run, rows: Rows, field: str, max_drop: float | None) -> tuple[
             changed[name] = changed[name].model_copy(update={"detail": detail})
     for name, statistics in scores.statistics.items():
         if name != ORIGINAL:
-            part = judge.accuracy(subject.metric, yardstick, statistics, max_drop)
+            # what was given up has answered the first samples only
+            part = judge.accuracy(subject.metric, yardstick.head(len(statistics)), statistics, max_drop)
             changed[name] = changed[name].model_copy(update={field: part})
     for name, reason in scores.given_up.items():
         changed[name] = changed[name].model_copy(update={"status": "dropped", "reason": reason})

@@ -54,6 +54,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.counts)
 
+    def head(self, samples: int) -> "Rows":
+        """Those of the first samples."""
+        counts = self.counts[:samples]
+        return Rows(self.values[: counts.sum()], counts)
+
     def take(self, samples: Array) -> Array:
         """The rows of these samples, one after another, (rows, k)."""
         if len(self.values) == len(self.counts):
