@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ENOUGH = 2000  # labelled samples of calibrate, from which on a pruned model has something to learn from
-KEPT = (0.7, 0.5)  # shares of the multiplications that pruning keeps
+KEPT = (0.7, 0.5)  # shares of the multiplications that pruning keeps; `trials` has more
 MINUTES = 3.0  # of training for each share
 HEAVY = 8 * 2**20  # weights of products in bytes, from which on a call may wait for memory
 
@@ -60,10 +60,7 @@ def lists(recipe: Recipe, model: "nn.Module | Path", facts: Mapping[str, Facts])
     # what torch wrote as a program cannot be trained, nor be taught through states that go from call to call
     trainable = not isinstance(model, Path) and not recipe.is_program() and not recipe.model.states
     if trainable and made.convolutions and _learnable(facts):
-        recover = steps.get("recover").model_validate({"minutes": MINUTES, "patience": 3})
-        for share in KEPT:
-            pruned = steps.get("prune_channels").model_validate({"macs": share})
-            found.append([pruned, recover, *_rounded("onnxruntime")])
+        found += [_pruned(share) for share in KEPT[: recipe.search.trials]]
     if made.products and not made.convolutions:
         found.append([steps.get("quantize_dynamic")()])
     if made.products >= HEAVY:
@@ -72,6 +69,17 @@ def lists(recipe: Recipe, model: "nn.Module | Path", facts: Mapping[str, Facts])
         found.append([steps.get("cast_fp16")()])
     found.append(_rounded("auto"))
     return tuple(recipe.whole(one) for one in found)
+
+
+def pruned(recipe: Recipe, share: float, importance: str) -> Steps:
+    """One more such list, which keeps this share of the multiplications."""
+    return recipe.whole(_pruned(share, importance))
+
+
+def _pruned(share: float, importance: str = "magnitude") -> list[Settings]:
+    less = steps.get("prune_channels").model_validate({"macs": share, "importance": importance})
+    recover = steps.get("recover").model_validate({"minutes": MINUTES, "patience": 3})
+    return [less, recover, *_rounded("onnxruntime")]
 
 
 def _rounded(method: str) -> list[Settings]:

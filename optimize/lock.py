@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from optimize import plan, processes, recipe
+from optimize import plan, processes, recipe, trials
 from optimize.build import Built
 from optimize.changes import changed, flat
 from optimize.flags import asked_for, named
@@ -27,6 +27,7 @@ from optimize.repair import with_layers
 from optimize.report import Report, Row, SplitFacts
 from optimize.select import Choice
 from optimize.subject import Subject
+from optimize.trials import Trial
 from optimize.usercode import user_files
 from runtime import host
 from runtime.bundle import Bundle, sha256
@@ -72,6 +73,7 @@ class Lock(_Part):
         seeds: place in the recipe to seed; they stand in it too.
         folder: to which the recipe's paths are relative, seen from the lock's own.
         recipe: with all defaults.
+        trials: of how much to prune: percent of the multiplications that are kept, and the importance.
         weights: sha256 of the model's weights and buffers as they were loaded.
         files: of the model and the user's code, path in `folder` to sha256.
         bundle: path to sha256; empty in the copy that lies in the bundle, whose manifest has them.
@@ -89,6 +91,7 @@ class Lock(_Part):
     files: dict[str, str]
     data: dict[str, SplitFacts]
     candidates: dict[str, Made]
+    trials: list[tuple[int, str]] = Field(default_factory=list)
     chosen: dict[str, str]
     closest: dict[str, str]
     bundle: dict[str, str] = Field(default_factory=dict)
@@ -120,6 +123,14 @@ def of(asked: Recipe, out: Path, subject: Subject, report: Report, built: Mappin
         files=_files(asked, subject),
         data=report.data.splits,
         candidates={row.name: _made(built[row.name], row) for row in report.candidates if row.name in built},
+        trials=sorted(
+            {
+                (round(100 * step["macs"]), step["importance"])
+                for row in report.candidates
+                for step in row.steps
+                if asked.steps == "auto" and step["use"] == "prune_channels"
+            }
+        ),
         chosen=report.chosen,
         closest=report.closest,
     )
@@ -153,7 +164,11 @@ class Pinned:
             InputError: the model or the data is not the lock's, or the recipe makes no such candidate.
         """
         self._check(subject)
-        known = {one.name: one for one in plan.expand(self.asked, _host(self.lock), subject.plans)}
+        machine = _host(self.lock)
+        known = {one.name: one for one in plan.expand(self.asked, machine, subject.plans)}
+        for kept, importance in self.lock.trials:
+            more = trials.candidates(self.asked, machine, Trial(kept, importance))
+            known = {**{one.name: one for one in more}, **known}
         found = [one for one in known.values() if one.role != "steps" and one.name in self.lock.candidates]
         for name in self.lock.chosen.values():
             made = self.lock.candidates.get(name)

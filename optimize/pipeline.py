@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
-from optimize import judge, lock, plan, processes, reproduce, select, stages, thumbnails, tuning
+from optimize import judge, lock, plan, processes, reproduce, select, stages, thumbnails, trials, tuning
 from optimize.build import Builder
 from optimize.causes import causes
 from optimize.collapse import diagnosed
@@ -32,7 +32,7 @@ from runtime.errors import InputError, WorkError
 from runtime.measure import measure
 
 SCREENING_ROUNDS = 3
-STAGES = 8  # and a ninth, where settings are tried
+STAGES = 8  # and two more, where pruning is searched and settings are tried
 DISTRIBUTIONS = (
     "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "nncf",
     "neural-compressor", "torchao", "scikit-learn", "scipy", "safetensors", "tensorrt", "executorch", "onnxruntime-gpu",
@@ -77,7 +77,7 @@ def run(
     asked = pinned.asked if pinned else asked_for(what, changes, flags)
     if not processes.first():
         _help(asked, pinned)
-    existed, count = Path(out).exists(), STAGES + int(asked.tunes() and not pinned)
+    existed, count = Path(out).exists(), STAGES + (0 if pinned else asked.tunes() + bool(trials.most(asked)))
     with claimed(Path(out)) as folder:
         work, written = fresh(folder), True
         try:
@@ -136,6 +136,10 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     if not any(row.status == "measured" for name, row in rows.items() if name != ORIGINAL):
         reasons = "; ".join(f"{name}: {row.reason}" for name, row in rows.items() if name != ORIGINAL)
         raise WorkError(f"no candidate could be measured: {reasons}")
+    pruned: list[str] = []
+    if trials.most(asked) and not pinned:
+        progress.stage("how much to prune")
+        run, rows, pruned = trials.searched(run, rows, builder, max_drop)
     choices = pinned.choices(rows, unlike) if pinned else stages.choose(run, rows, max_drop, screening.margin)
     chosen = {target: choice.name for target, choice in choices.items() if choice.name}
 
@@ -208,6 +212,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
             *plan.remarks(asked, machine, subject.plans),
             *subject.notes,
             *unmended,
+            *pruned,
             *settings,
             *untold,
         ],

@@ -56,7 +56,7 @@ def expand(recipe: Recipe, host: Host, plans: Sequence[tuple[Settings, ...]] | N
     for steps, title in zip(every, titles, strict=True):
         # two shares of channels to prune, say: what sets them apart is said then
         full = titles.count(title) > 1
-        for one in _expanded(recipe, host, steps, full):
+        for one in expanded(recipe, host, steps, full):
             found.setdefault(one.name, one)
     return _chosen(recipe, [one for name in recipe.targets for one in found.values() if one.target.name == name])
 
@@ -68,25 +68,31 @@ def _chosen(recipe: Recipe, candidates: list[Candidate]) -> list[Candidate]:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise InputError(f"no candidate is called '{pattern}'; there are {', '.join(names) or 'none'}.")
 
-    def like(name: str, patterns: Sequence[str]) -> bool:
-        return any(fnmatchcase(name, one) for one in patterns)
-
-    def left(name: str) -> bool:
-        return (not recipe.search.only or like(name, recipe.search.only)) and not like(name, recipe.search.skip)
-
-    found = [
-        replace(one, anew=like(one.name, recipe.search.redo))
-        for one in candidates
-        if one.role != "steps" or left(one.name)
-    ]
+    found = wanted(recipe, candidates)
     if names and recipe.search.only and all(one.role != "steps" for one in found):
         only, skip = (", ".join(patterns) for patterns in (recipe.search.only, recipe.search.skip))
         raise InputError(f"--only {only} and --skip {skip} leave none of {', '.join(names)}: take one of them off.")
     return found
 
 
-def _expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: bool) -> list[Candidate]:
-    """The candidates of one list of steps."""
+def wanted(recipe: Recipe, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that the patterns in [search] leave; what is to be made anew is marked."""
+
+    def like(name: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, one) for one in patterns)
+
+    def left(name: str) -> bool:
+        return (not recipe.search.only or like(name, recipe.search.only)) and not like(name, recipe.search.skip)
+
+    return [
+        replace(one, anew=like(one.name, recipe.search.redo))
+        for one in candidates
+        if one.role != "steps" or left(one.name)
+    ]
+
+
+def expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: bool) -> list[Candidate]:
+    """The candidates of one list of steps, before any pattern; `full`: their names say how much is done."""
     found: list[Candidate] = []
     searched = [step for step in steps if isinstance(step, Repair) and not step.layers]
     listed = tuple(step for step in steps if step not in searched)

@@ -117,11 +117,11 @@ def choose(
         nearest = min(eligible, key=lambda row: max(bound.excess(row) for bound in bounds))
         return Choice(nearest.name, f"no candidate that holds the accuracy {_short(nearest, bounds)}", nearest.name)
     eligible = met
-    best = min(eligible, key=lambda row: _cost(row, objective, percentile))
+    best = min(eligible, key=lambda row: cost(row, objective, percentile))
     told = [row for row in eligible if row.validate_ and row.validate_.verdict == "within"]
     if told and best not in told:
-        safe = min(told, key=lambda row: _cost(row, objective, percentile))
-        if _cost(safe, objective, percentile) <= _cost(best, objective, percentile) * (1 + margin):
+        safe = min(told, key=lambda row: cost(row, objective, percentile))
+        if cost(safe, objective, percentile) <= cost(best, objective, percentile) * (1 + margin):
             shown = _of(safe, rows, objective, batch, percentile)
             return Choice(safe.name, f"{shown}, and within the limit; {best.name}, as good, cannot be told")
     verdict = best.validate_.verdict if best.validate_ else None
@@ -172,7 +172,7 @@ def _short(row: Row, bounds: Sequence[Limit]) -> str:
     return f"meets all limits; nearest comes {row.name}: {', '.join(parts)} is the limit"
 
 
-def _cost(row: Row, objective: str, percentile: int = 50) -> float:
+def cost(row: Row, objective: str, percentile: int = 50) -> float:
     """Less is better; throughput is measured at the largest batch, so there too time decides."""
     if objective == "size":
         return float(row.size_bytes or "inf")
@@ -184,12 +184,12 @@ def _cost(row: Row, objective: str, percentile: int = 50) -> float:
 
 
 def _of(row: Row, rows: Sequence[Row], objective: str, batch: int, percentile: int) -> str:
-    cost = _cost(row, objective, percentile)
+    value = cost(row, objective, percentile)
     if objective == "latency":
         at = "" if percentile == 50 else f"p{percentile} of "
-        shown = f"{at}{cost:.3g} ms at batch {batch}"
+        shown = f"{at}{value:.3g} ms at batch {batch}"
     elif objective == "throughput":
-        shown = f"{batch / cost * 1e3:.3g} samples a second at batch {batch}"
+        shown = f"{batch / value * 1e3:.3g} samples a second at batch {batch}"
     else:
-        shown = f"{cost / 2**20:.2f} MiB" if objective == "size" else f"{cost / 2**20:.0f} MiB resident"
+        shown = f"{value / 2**20:.2f} MiB" if objective == "size" else f"{value / 2**20:.0f} MiB resident"
     return f"best of {len(rows)} by {objective} ({shown})"
