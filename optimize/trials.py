@@ -2,8 +2,8 @@
 
 A trial takes minutes of training, so there are few. That is why a Gaussian process asks: of the objective, relative to
 the plain engine, and for each target of the drop, as a constraint. The shares that a run without a search tries come
-first. What is asked next follows from measured times too; steps of 5 % in the share make the same asks likely when a
-run that was killed goes on, and what its trials had made lies in the cache.
+first. What is asked next follows from what was asked alone, measured times among it: steps of 5 % in the share make the
+same asks likely when a run that was killed goes on, and what its trials had made lies in the cache.
 """
 
 import math
@@ -19,7 +19,7 @@ from optimize.plan import Candidate, role_of
 from optimize.recipe import Recipe
 from optimize.repair import REPAIRED
 from optimize.report import Row
-from optimize.stages import ORIGINAL, SEARCH, Rows, Run
+from optimize.stages import SEARCH, Rows, Run
 from optimize.steps.prune_channels import Step as PruneChannels
 from runtime import host
 from runtime.engines import library
@@ -62,11 +62,18 @@ class Outcome:
 
 
 def most(asked: Recipe) -> int:
-    """How many trials a recipe allows; 0 where it asks for no more than the shares that are always tried."""
+    """How many trials a recipe allows; 0 where it asks for no more than the shares that are always tried.
+
+    Raises:
+        EngineMissing: it allows more, and Optuna is not installed.
+    """
     search = asked.search
     number = (UNASKED if search.time else 0) if search.trials is None else search.trials
     possible = asked.steps == "auto" and not search.quick and sources.gives(asked.model_spec().source) is TorchModel
-    return number if possible and number > len(KEPT) else 0
+    if not possible or number <= len(KEPT):
+        return 0
+    library("optuna", "optimize")  # told before the work, not after it
+    return number
 
 
 def candidates(asked: Recipe, machine: Host, trial: Trial) -> list[Candidate]:
@@ -92,9 +99,6 @@ def study(
         number: of trials.
         seed: of what is asked.
         tried: makes and judges one, against the same targets as all others; None ends the study.
-
-    Raises:
-        EngineMissing: Optuna is not installed.
     """
     found: dict[Trial, Outcome] = {}
     same = 0
@@ -175,6 +179,7 @@ def searched(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[R
         if run.deadline.over(SEARCH):
             return None
         more = candidates(run.asked, host.facts(), trial)
+        run.progress.say(f"{trial.kept} % of the multiplications, by {trial.importance}")
         with run.deadline.ending():
             built, made = _made(run, rows, builder, max_drop, more)
             if not run.deadline.interrupted:
@@ -191,10 +196,10 @@ def searched(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[R
 def _made(
     run: Run, rows: Rows, builder: Builder, max_drop: float, more: Sequence[Candidate]
 ) -> tuple[dict[str, Built], Rows]:
-    """Candidates built, judged on validate and timed beside the plain engines; their rows and those, as timed now."""
+    """Candidates built, judged on validate and timed beside the plain engines; the rows with what both came to now."""
     built, made = stages.build(more, builder, run.deadline)
     plains = dict.fromkeys(role_of(run.candidates, one.target.name, "plain").name for one in more)
-    made = {ORIGINAL: rows[ORIGINAL], **{name: rows[name] for name in plains}, **made}
+    made = {**rows, **made}
     if built:
         made, _ = stages.accuracy(replace(run, candidates=more, built=built), made, "validate_", max_drop)
     alive = [built[one.name].contender for one in more if made[one.name].status == "built, not measured"]
@@ -217,9 +222,9 @@ def _trial(candidate: Candidate) -> Trial | None:
 
 
 def _excess(row: Row, max_drop: float) -> float:
-    if row.status in ("failed", "wrong") or row.validate_ is None or row.validate_.drop is None:
-        return math.inf
-    return (row.validate_.drop - max_drop) / max(max_drop, SMALLEST)
+    """How far the drop is above the limit, as a share of it; infinite where there is none."""
+    drop = row.validate_.drop if row.validate_ and row.status not in ("failed", "wrong") else None
+    return math.inf if drop is None or math.isnan(drop) else (drop - max_drop) / max(max_drop, SMALLEST)
 
 
 def _cost(asked: Recipe, row: Row, plain: Row) -> float:

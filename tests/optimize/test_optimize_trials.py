@@ -197,4 +197,3 @@ def test_a_search_that_was_killed_goes_on_and_a_lock_finds_its_trials(digits, mo
     assert set(found) == {"onnxruntime-fp32", "onnxruntime-default", names[2]}
     steps = [{"use": name_of(step), **step.model_dump(mode="json")} for step in found[names[2]].steps]
     assert steps == report.row(names[2]).steps
-    assert "training ended by the clock" in pinned._reason()
