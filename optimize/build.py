@@ -168,6 +168,14 @@ class Builder:
         model = self._steps(replace(candidate, steps=exact))[0] if len(exact) < len(candidate.steps) else None
         return model if isinstance(model, OnnxModel) else None
 
+    def model(self, candidate: Candidate) -> tuple[TorchModel | OnnxModel, tuple[Made, ...]]:
+        """What a candidate's steps make, whatever its kind, and what each did; raises StepError."""
+        return self._steps(candidate)
+
+    def address(self, **parts: Any) -> str:
+        """In the cache, of what was found out here about this model with this data."""
+        return address(**parts, root=self._root, host=self._host, **self._common)
+
     def _compile(self, candidate: Candidate, model: OnnxModel, made: tuple[Made, ...], body: OnnxModel) -> Built | Lost:
         engine, options = candidate.target.engine, self._options(candidate, model)
         files = self._engine(engine, model, options, candidate.anew)

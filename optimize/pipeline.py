@@ -6,11 +6,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
-from optimize import judge, lock, plan, processes, reproduce, select, stages, thumbnails, trials, tuning
+from optimize import judge, lock, plan, processes, reproduce, select, slimming, stages, thumbnails, trials, tuning
 from optimize.build import Builder
 from optimize.causes import causes
 from optimize.collapse import diagnosed
@@ -104,6 +105,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
 
     progress.stage("check the model and the data")
     subject = prepare(asked, progress, log)
+    subject = replace(subject, plans=pinned.plans(subject)) if pinned else subject
     candidates = pinned.candidates(subject) if pinned else plan.expand(asked, machine, subject.plans)
 
     progress.stage("make the candidates")
@@ -111,6 +113,10 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     shutil.rmtree(out / FAILED, ignore_errors=True)
     threads = pinned.lock.threads if pinned else None
     builder = Builder(subject, Cache(default_folder()), versions, out / FAILED, log, progress, asked.limits, threads)
+    sought: list[str] = []
+    if not pinned:
+        subject, sought = slimming.resolved(asked, machine, subject, builder, log, progress, deadline)
+        candidates = plan.expand(asked, machine, subject.plans)
     if processes.count() > 1:
         builder.train(candidates)
     made, rows = stages.build(candidates, builder, deadline)
@@ -211,6 +217,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
             *ruined,
             *plan.remarks(asked, machine, subject.plans),
             *subject.notes,
+            *sought,
             *unmended,
             *pruned,
             *settings,
@@ -238,6 +245,8 @@ def _help(asked: Recipe, pinned: Pinned | None) -> NoReturn:
     with tempfile.TemporaryDirectory() as folder, closing(Progress(STAGES, silent=True)) as silent:
         work = Path(folder)
         subject = prepare(asked, silent, work / LOG)
+        subject = replace(subject, plans=pinned.plans(subject)) if pinned else subject
+        slimming.check(subject.plans)
         threads = pinned.lock.threads if pinned else None
         builder = Builder(subject, Cache(work), {}, work, work / LOG, silent, asked.limits, threads)
         builder.train(pinned.candidates(subject) if pinned else plan.expand(asked, host.facts(), subject.plans))

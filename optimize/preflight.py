@@ -64,8 +64,8 @@ def preflight(what: str, changes: Sequence[str] = (), **flags: Any) -> dict[str,
             for one in candidates
         },
         "notes": [*plan.remarks(asked, machine, subject.plans), *subject.notes] or "nothing to say",
-        "expected": f"{seconds / 60:.1f} min of compiling and measuring here, at least; what steps train, calibrate or "
-        "repair comes on top, and is not known before it is done",
+        "expected": f"{seconds / 60:.1f} min of compiling and measuring here, at least; what steps train, calibrate, "
+        "repair or prune until a latency comes on top, and is not known before it is done",
     }
 
 

@@ -112,6 +112,8 @@ class Recipe(Table):
         """
         place = self._resolve(_place("model", self.model))
         source = self.model.source or sources.detect(place)
+        for step in listed:
+            step.check_targets(self.targets)
         listed = [step.resolved(self._resolve) for step in listed]
         found = steps.complete(listed, sources.gives(source))
         fixed = self.is_program()

@@ -104,24 +104,28 @@ class Worker:
         """Start a process, load the contender and make the first call, all on the clock."""
         started = time.perf_counter()
         worker = cls(contender.name, log, limit_s, memory_bytes)
-        worker._contender = contender
         try:
-            worker.stages, outputs = worker.ask(
-                {
-                    "do": "open",
-                    "opener": contender.opener,
-                    "arguments": dict(contender.arguments),
-                    "rename": dict(contender.rename),
-                    "streaming": contender.streaming and contender.streaming.to_json(),
-                },
-                contender.given(feeds),
-            )
-            worker.outputs = contender.decoded(outputs)
+            worker.open(contender, feeds)
         except BaseException:
             worker.close()
             raise
         worker.cold_start_ms = (time.perf_counter() - started) * 1e3
         return worker
+
+    def open(self, contender: Contender, feeds: Mapping[str, Array]) -> None:
+        """Load a contender, in the place of what was loaded before, and make its first call."""
+        self._contender = contender
+        self.stages, outputs = self.ask(
+            {
+                "do": "open",
+                "opener": contender.opener,
+                "arguments": dict(contender.arguments),
+                "rename": dict(contender.rename),
+                "streaming": contender.streaming and contender.streaming.to_json(),
+            },
+            contender.given(feeds),
+        )
+        self.outputs = contender.decoded(outputs)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One call, not timed."""

@@ -6,7 +6,7 @@ step runs an engine: what must be judged on one is made into candidates.
 """
 
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,6 +60,9 @@ class Settings(BaseModel):
 
     def check_order(self, before: "tuple[Settings, ...]", after: "tuple[Settings, ...]") -> None:
         """Raise InputError where this step makes no sense between these."""
+
+    def check_targets(self, names: Collection[str]) -> None:
+        """Raise InputError where this step speaks of a target that is none of the recipe's."""
 
     def resolved(self, resolve: Callable[[str], str]) -> "Settings":
         """With the paths in it made absolute, which a recipe has relative to its own folder."""

@@ -2,11 +2,13 @@
 
 Importance is the group's magnitude, its first-order Taylor term (Molchanov et al. 2019, arXiv:1906.10771) or its
 batch-norm scales (Liu et al. 2017, arXiv:1708.06519). The goal is a share of channels, of multiply-accumulates or of
-parameters, reached in one go or in several with recovery between them.
+parameters, reached in one go or in several with recovery between them; or a measured latency, for which the run finds
+how many channels each layer keeps (`optimize.slimming`), since no step runs an engine.
 """
 
 import copy
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -18,6 +20,7 @@ from optimize.models import Removal, TorchModel, multiplications
 from optimize.sources.torch import named_outputs, tensors
 from optimize.steps import Context, Settings
 from optimize.steps.recover import Step as Recover
+from runtime import listing
 from runtime.errors import InputError, StepError
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 TAYLOR_SAMPLES = 256  # of calibrate, in calls of TAYLOR_BATCH
 TAYLOR_BATCH = 64
+UNTIL = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)x faster on (\w+)")
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class _Group:
 
 
 class Step(Settings):
-    """Settings; exactly one of `ratio`, `macs` and `parameters` is the goal.
+    """Settings; exactly one of `ratio`, `macs`, `parameters` and `until` is the goal, or `widths` are given.
 
     Attributes:
         ratio: share of the removable channels to remove.
         macs: share of the multiply-accumulates to keep.
         parameters: share of the parameters to keep.
+        until: `1.5x faster on openvino`, measured there in float before any training.
+        widths: layer to the number of channels that it keeps; of `until` the run finds them.
         importance: what is kept longest.
         scope: channels compete with all others (`global`), or each layer loses the same share (`layer`).
         iterations: in how many equal parts of the goal.
@@ -57,9 +63,12 @@ class Step(Settings):
 
     trains: ClassVar[bool] = True
     label: ClassVar[str] = "pruned"
+    closest: ClassVar[bool] = False  # where the goal cannot be reached, all goes that may
     ratio: float | None = Field(default=None, gt=0, lt=1)
     macs: float | None = Field(default=None, gt=0, lt=1)
     parameters: float | None = Field(default=None, gt=0, lt=1)
+    until: str | None = None
+    widths: dict[str, int] | None = None
     importance: Literal["magnitude", "taylor", "bn"] = "magnitude"
     scope: Literal["global", "layer"] = "global"
     iterations: int = Field(default=1, ge=1)
@@ -70,13 +79,45 @@ class Step(Settings):
 
     @model_validator(mode="after")
     def _one_goal(self) -> "Step":
-        if sum(goal is not None for goal in (self.ratio, self.macs, self.parameters)) != 1:
-            raise ValueError("give exactly one of ratio (share to remove), macs and parameters (shares to keep)")
+        shares, counted = (self.ratio, self.macs, self.parameters), self.until is not None or self.widths is not None
+        if sum(goal is not None for goal in shares) + counted != 1:
+            raise ValueError(
+                "give exactly one of ratio (share to remove), macs and parameters (shares to keep), until (a latency) "
+                "and widths"
+            )
+        if counted and (self.iterations > 1 or self.recover):
+            raise ValueError("iterations and recover go with a share; put a step 'recover' behind this one instead")
+        if self.until is not None:
+            self.sought()
         return self
 
+    def sought(self) -> tuple[float, str]:
+        """What `until` says: how many times faster, on which target."""
+        found = UNTIL.fullmatch(" ".join((self.until or "").split()))
+        if not found or float(found[1]) <= 1:
+            raise ValueError(f'until = "1.5x faster on openvino", say, with more than 1x; got "{self.until}"')
+        return float(found[1]), found[2]
+
+    def check_targets(self, names: Collection[str]) -> None:
+        """The target of `until` must be one of the recipe's."""
+        if self.until and self.sought()[1] not in names:
+            raise InputError(f'until = "{self.until}": {listing.unknown("target", self.sought()[1], names)}')
+
     def amount(self) -> str:
-        """The share that is kept, in percent: of multiplications, of parameters or of channels."""
-        return f"{100 * (self.macs or self.parameters or 1 - (self.ratio or 0)):.0f}"
+        """The share that is kept, in percent: of multiplications, of parameters or of channels; or how much faster."""
+        if self.until:
+            return f"{self.sought()[0]:g}x"
+        return "" if self.widths else f"{100 * self._kept():.0f}"
+
+    def _only(self) -> Collection[str] | None:
+        """The layers that may lose channels, where that is known already."""
+        return self.widths
+
+    def _kept(self) -> float:
+        """The share of the amount that is to stay."""
+        if self.until and self.widths is None:
+            raise StepError(f'how far to prune until "{self.until}" was not found; the notes say why')
+        return 1 - self.ratio if self.ratio else (self.macs or self.parameters or 1.0)
 
     def resolved(self, resolve: Callable[[str], str]) -> "Step":
         """With the path in `recover` made absolute."""
@@ -86,7 +127,7 @@ class Step(Settings):
         """A smaller model; the one given is not changed.
 
         Raises:
-            InputError: a pattern matches nothing, or the model's weights are masked already.
+            InputError: a pattern matches nothing, `widths` cannot be, or the model's weights are masked already.
             StepError: the goal cannot be reached with the channels that may go.
         """
         if model.masks:
@@ -97,9 +138,8 @@ class Step(Settings):
         groups, left_alone = self._groups(found.module, allowed, arguments, context)
         roots = [group.root for group in groups]
         begun = self._amount(found.module, roots, arguments)
-        goal = 1 - self.ratio if self.ratio else (self.macs or self.parameters or 1.0)
         for turn in range(1, self.iterations + 1):
-            limit = (1 - (1 - goal) * turn / self.iterations) * begun
+            limit = (1 - (1 - self._kept()) * turn / self.iterations) * begun
             while True:  # until nothing that is chosen turns out to break the invariant
                 removals = self._choose(found, groups, limit, begun, roots, arguments, context, left_alone)
                 smaller, broken = pruning.remove_channels(found.module, removals, arguments)
@@ -128,6 +168,7 @@ class Step(Settings):
         every = list(known.get_all_groups(root_module_types=kinds))
         found: list[_Group] = []
         left_alone: dict[str, str] = {}
+        roots, only = [], self._only()
         for done, group in enumerate(every):
             context.progress(done, len(every), "prune_channels: what hangs together")
             root = names[group[0].dep.target.module]
@@ -140,11 +181,17 @@ class Step(Settings):
             units = len(group[0].idxs) // sets
             if not giving <= allowed or units < 2:
                 continue
+            roots.append(root)
+            if only is not None:  # these were tried when they were found
+                found += [_Group(root, sets)] if root in only else []
+                continue
             half = [unit + one * units for one in range(sets) for unit in range(0, units - units % 2, 2)]
             _, broken = pruning.remove_channels(module, [Removal(root, tuple(half))], arguments)
             left_alone |= broken
             found += [] if broken else [_Group(root, sets)]
-        if not found:
+        if unknown := [name for name in only or () if name not in roots]:
+            raise InputError(f"widths: {listing.unknown('layer that may lose channels', unknown[0], roots)}")
+        if not found and only is None:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_alone.items())
             raise StepError(f"no layer may lose channels ({reasons or 'include and exclude leave none'})")
         return found, left_alone
@@ -161,10 +208,12 @@ class Step(Settings):
         self, model: TorchModel, groups: list[_Group], limit: float, begun: float, roots: list[str],
         arguments: "list[Tensor]", context: Context, others: Collection[str],
     ) -> list[Removal]:  # fmt: skip
-        """The fewest, least important channels whose removal brings the amount down to the limit."""
+        """The fewest, least important channels whose removal brings the amount down to the limit, or to the widths."""
         import torch
 
         scores = self._scores(model, groups, arguments, context)
+        if self.widths is not None:
+            return _removals(self._gone(model.module, groups), groups, scores)
 
         known: dict[tuple[int, ...], float] = {}
 
@@ -179,6 +228,8 @@ class Step(Settings):
         low, high = 0, len(ranked)
         counts = {k: self._counts(k, ranked, groups, scores) for k in (low, high)}
         if (least := amount(counts[high])) > limit:
+            if self.closest:
+                return _removals(counts[high], groups, scores)
             raise StepError(
                 f"the goal is {limit / begun:.0%} of what there was, but {least / begun:.0%} stay where all that may "
                 f"go is gone: each layer keeps {self.multiple} channels, and these can lose none: "
@@ -198,6 +249,16 @@ class Step(Settings):
             if amount(fewer) <= limit:
                 best = fewer
         return _removals(best, groups, scores)
+
+    def _gone(self, module: "nn.Module", groups: list[_Group]) -> dict[str, int]:
+        """How many units each group loses to be as wide as `widths` say."""
+        gone = {}
+        for group in groups:
+            stay, there = (self.widths or {})[group.root], _channels(module, group.root)
+            if not 1 <= stay <= there or stay % group.sets:
+                raise InputError(f"widths: {group.root} has {there} channels, of which {stay} cannot stay")
+            gone[group.root] = (there - stay) // group.sets
+        return gone
 
     def _counts(
         self, removed: int, ranked: "Tensor", groups: list[_Group], scores: "Mapping[str, Tensor]"
@@ -250,6 +311,12 @@ def _removals(counts: Mapping[str, int], groups: list[_Group], scores: "Mapping[
             gone = sorted(scores[group.root].argsort(stable=True)[:count].tolist())
             found.append(Removal(group.root, tuple(unit + one * units for one in range(group.sets) for unit in gone)))
     return found
+
+
+def kept(model: TorchModel, before: TorchModel) -> dict[str, int]:
+    """The `widths` that make a model of what it was before."""
+    gone = model.history[len(before.history) :]
+    return {removal.name: _channels(model.module, removal.name) for removal in gone}
 
 
 def _channels(module: "nn.Module", root: str) -> int:
