@@ -158,9 +158,8 @@ def _alone(
     )  # the tracing exporter takes milliseconds
     engine = contender.arguments["engine"]
     options = {key: value for key, value in contender.arguments["options"].items() if key != "profiles"}
-    files = worker.call(
-        "runtime.worker:compile_engine", engine=engine, onnx=str(model.path), out=str(folder), options=options
-    )
+    asked = {"engine": engine, "onnx": str(model.path), "out": str(folder / "engine"), "options": options}
+    files = worker.call("runtime.worker:compile_engine", **asked)
     arguments = {"engine": engine, "files": files, "specs": model.specs.to_json(), "options": options}
     return _ms(worker, replace(contender, arguments=arguments, takes=(), streaming=None), {"x": x})
 

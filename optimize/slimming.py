@@ -131,12 +131,12 @@ class Search:
 
     def _searched(self) -> dict[str, Any]:
         factor, _ = self.step.sought()
-        unpruned, (given, _) = self._built("as it is"), self._pruned()
-        begun = self._factor(self._built("before channels go", *self.before)).value if given.history else 1.0
+        (given, _), engine = self._pruned(), self._built("before channels go", *self.before)
+        begun = self._factor(engine).value if given.history else 1.0
         if begun >= factor:
             return {"widths": {}, "notes": [f"{begun:.2f}x by what was removed before, so that no channel goes"]}
         least, left_alone = self._pruned(self._timed())
-        whole, layers = self._table(unpruned, given, least)
+        whole, layers = self._table(engine, given, least)
         everything, fewest = total(layers, given.module), kept(least, given)
         tries, scale = list[Try](), 1.0
         while len(tries) < ROUNDS and not (tries and self.deadline.over(SEARCH)):
@@ -190,15 +190,15 @@ class Search:
             raise WorkError(f"{built.contender.name}: {reason}")
         return found.ratio(built.contender.name)
 
-    def _table(self, unpruned: Built, given: TorchModel, least: TorchModel) -> tuple[float, Layers]:
+    def _table(self, engine: Built, given: TorchModel, least: TorchModel) -> tuple[float, Layers]:
         """What the whole of the given model takes, and its layers, out of the cache where it was measured before."""
 
         def make(folder: Path) -> Mapping[str, Any]:
             folder.mkdir()
-            contender = self._built("before channels go", *self.before).contender if self.before else unpruned.contender
             whole, layers = latencies.measured(
-                given, least.module, contender, self.subject.feeds, self.step.multiple, self.log, self.progress.count
-            )
+                given, least.module, engine.contender, self.subject.feeds, self.step.multiple, self.log,
+                self.progress.count,
+            )  # fmt: skip
             return {"whole": whole, "layers": {name: asdict(one) for name, one in layers.items()}}
 
         self.progress.say(f"what the layers take on {self.plain.target.name}")

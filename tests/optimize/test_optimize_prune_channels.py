@@ -1,13 +1,17 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given as hypothesis_given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
 from optimize import pruning
 from optimize.models import TorchModel, measures
-from optimize.steps.prune_channels import Step
+from optimize.recipe import from_table
+from optimize.steps.prune_channels import Step, kept
 from optimize.steps.prune_weights import Step as Weights
 from optimize.steps.recover import Step as Recover
 from runtime.errors import InputError, StepError
@@ -153,6 +157,48 @@ def test_without_labels_taylor_takes_the_models_own_answers(residual, torch_cont
     assert found.history
 
 
+def test_widths_are_what_is_kept(residual, torch_context):
+    given = model(residual(), torch_context)
+    one = Step(macs=0.6)(given, torch_context())
+    found = kept(one, given)
+    assert found and all(widths(one.module)[name] == count for name, count in found.items())
+    other = Step(until="1.5x faster on openvino", widths=found)(given, torch_context())
+    assert other.history == one.history and Step(widths={})(given, torch_context()).history == ()
+    with pytest.raises(InputError, match=r"unknown layer that may lose channels 'stem'; did you mean 'stem\.0'"):
+        Step(widths={"stem": 8})(given, torch_context())
+    with pytest.raises(InputError, match=r"widths: stages\.0\.conv1 has 16 channels, of which 17 cannot stay"):
+        Step(widths={"stages.0.conv1": 17})(given, torch_context())
+    with pytest.raises(StepError, match=r'how far to prune until "2x faster on openvino" was not found'):
+        Step(until="2x faster on openvino")(given, torch_context())
+
+
+@hypothesis_given(st.floats(1.001, 1e5).map(lambda value: round(value, 3)), st.sampled_from(["openvino", "tensorrt"]))
+def test_until_says_how_much_faster_and_where(factor, target):
+    for said in (f"{factor}x faster on {target}", f"  {factor}x  faster on\t{target} "):
+        assert Step(until=said).sought() == (factor, target)
+    assert Step(until=f"{factor}x faster on {target}").amount() == f"{factor:g}x"
+
+
+@hypothesis_given(
+    st.text() | st.sampled_from(["1x", "0.5x", "-2x", "nanx", "infx", "1e3x", "x", "2"]).map("{} faster on a".format)
+)
+def test_until_that_says_nothing_is_refused(said):
+    with pytest.raises(ValidationError, match=r'until = "1\.5x faster on openvino", say, with more than 1x; got'):
+        Step(until=said)
+
+
+def test_the_target_of_until_must_be_the_recipes():
+    table = {
+        "model": {"entry": "model.py:build"}, "data": {"path": "data.npz"}, "targets": {"openvino": {}},
+        "steps": [{"use": "prune_channels", "until": "1.5x faster on opnvino"}],
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"until = .*: unknown target 'opnvino'; did you mean 'openvino'\?"):
+        from_table(table, Path())
+    table["steps"][0]["until"] = "1.5 times faster on openvino"
+    with pytest.raises(InputError, match=r"the step 'prune_channels'.*1\.5x faster on openvino.*1\.5 times"):
+        from_table(table, Path())
+
+
 def test_masks_come_later(residual, torch_context):
     masked = Weights(sparsity=0.5)(model(residual(), torch_context), torch_context())
     with pytest.raises(InputError, match="prune_channels comes before prune_weights"):
@@ -162,7 +208,9 @@ def test_masks_come_later(residual, torch_context):
 @pytest.mark.parametrize(
     "settings",
     [{}, {"ratio": 0.3, "macs": 0.5}, {"ratio": 0}, {"ratio": 1}, {"macs": 1.5}, {"ratio": 0.3, "multiple": 0},
-     {"ratio": 0.3, "importance": "luck"}, {"ratio": 0.3, "iterations": 0}, {"ratio": 0.3, "recover": {"epoch": 1}}],
+     {"ratio": 0.3, "importance": "luck"}, {"ratio": 0.3, "iterations": 0}, {"ratio": 0.3, "recover": {"epoch": 1}},
+     {"ratio": 0.3, "widths": {"a": 1}},
+     {"until": "2x faster on openvino", "iterations": 2}, {"widths": {"a": 8}, "recover": {}}],
 )  # fmt: skip
 def test_settings_that_cannot_be(settings):
     with pytest.raises(ValidationError):
