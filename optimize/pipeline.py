@@ -245,8 +245,10 @@ def _help(asked: Recipe, pinned: Pinned | None) -> NoReturn:
     with tempfile.TemporaryDirectory() as folder, closing(Progress(STAGES, silent=True)) as silent:
         work = Path(folder)
         subject = prepare(asked, silent, work / LOG)
-        subject = replace(subject, plans=pinned.plans(subject)) if pinned else subject
-        slimming.check(subject.plans)
+        if pinned:
+            subject = replace(subject, plans=pinned.plans(subject))
+        else:
+            slimming.check(subject.plans)
         threads = pinned.lock.threads if pinned else None
         builder = Builder(subject, Cache(work), {}, work, work / LOG, silent, asked.limits, threads)
         builder.train(pinned.candidates(subject) if pinned else plan.expand(asked, host.facts(), subject.plans))

@@ -6,7 +6,7 @@ any training: the steps that follow are done once, at the widths that were found
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -100,6 +100,7 @@ class Search:
     Attributes:
         before: the steps that come before it, none of them to be found yet.
         plain: the target's engine with which a pruned one is compared.
+        anew: nothing that was measured before is taken (`--redo` of a candidate that it is for).
     """
 
     step: PruneChannels
@@ -110,6 +111,7 @@ class Search:
     log: Path
     progress: Progress
     deadline: Deadline
+    anew: bool = False
 
     def found(self) -> dict[str, Any]:
         """`widths` and `notes`, of an earlier run where there was one that asked for the same.
@@ -125,7 +127,7 @@ class Search:
             folder.mkdir()
             return self._searched()
 
-        facts = dict(cache.made(place, f'widths until "{self.step.until}"', make).facts)
+        facts = self._kept(place, f'widths until "{self.step.until}"', make)
         again = ["the widths were found by an earlier run"] if known else []
         return {**facts, "notes": [f'prune_channels until "{self.step.until}": {n}' for n in (*facts["notes"], *again)]}
 
@@ -203,8 +205,14 @@ class Search:
 
         self.progress.say(f"what the layers take on {self.plain.target.name}")
         place = self._address(self.step.model_copy(update={"until": None}), "latencies")
-        facts = cache.made(place, f"latencies of layers on {self.plain.target.name}", make).facts
+        facts = self._kept(place, f"latencies of layers on {self.plain.target.name}", make)
         return facts["whole"], TypeAdapter(Layers).validate_python(facts["layers"])
+
+    def _kept(self, place: str, use: str, make: Callable[[Path], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What was found at an address of the cache, or is made and put there."""
+        if self.anew:
+            cache.Cache(cache.default_folder()).forget(place)
+        return cache.made(place, use, make).facts
 
     def _address(self, step: Settings, what: str) -> str:
         steps = (*self.before, step)
@@ -235,9 +243,11 @@ def resolved(
             plain = plan.role_of(candidates, step.sought()[1], "plain")
             if plain.why_not:
                 raise InputError(f'until = "{step.until}" cannot be measured here: {plain.why_not}')
-            if not any(step in one.steps for one in candidates):  # [search] leaves none of them
+            own = [one for one in candidates if step in one.steps]
+            if not own:  # [search] leaves none of them
                 continue
-            search = Search(step, tuple(done[:place]), plain, subject, builder, log, progress, deadline)
+            anew = any(one.anew for one in own)
+            search = Search(step, tuple(done[:place]), plain, subject, builder, log, progress, deadline, anew)
             try:
                 with deadline.ending():
                     found = search.found()

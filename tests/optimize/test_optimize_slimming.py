@@ -185,6 +185,9 @@ def test_a_run_prunes_until_it_is_so_much_faster_and_its_lock_does_the_same_agai
     again = replace(same, builder=made).found()
     assert again["widths"] == found and again["notes"][-1].endswith("the widths were found by an earlier run")
 
+    with pytest.raises(pytest.fail.Exception, match="searched again"):  # --redo
+        replace(same, builder=made, anew=True).found()
+
     # the lock has the widths, and they make the same bytes, with nothing out of the cache
     held = lock.Lock.model_validate_json((tmp_path / "out" / lock.FILE).read_text())
     assert held.widths == [found]
