@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ROUNDS = 5  # of pruning and measuring
-PROCESSES = 5  # of each engine, for one measurement
 AIM = 1.03  # times the factor, since what is measured scatters
 BEYOND = 1.10  # times the factor, up to which it is just so far
 CHANGE = 3.0  # times which a round may stretch the table's scale, or shrink it
@@ -100,6 +99,7 @@ class Search:
     Attributes:
         before: the steps that come before it, none of them to be found yet.
         plain: the target's engine with which a pruned one is compared.
+        budget: seconds of each round's measurement.
         anew: nothing that was measured before is taken (`--redo` of a candidate that it is for).
     """
 
@@ -111,6 +111,7 @@ class Search:
     log: Path
     progress: Progress
     deadline: Deadline
+    budget: float
     anew: bool = False
 
     def found(self) -> dict[str, Any]:
@@ -157,8 +158,7 @@ class Search:
             tries.append(Try(asked, saved, predicted, seen))
             if factor <= seen.value <= BEYOND * factor or (asked == fewest and seen.value < factor):
                 break
-            told = (1 - begun / seen.value) * whole / saved if saved > 0 else scale
-            scale = min(max(told, scale / CHANGE), scale * CHANGE)
+            scale = min(max(_scale(tries, begun, whole), scale / CHANGE), scale * CHANGE)
         taken = _taken(tries, factor, fewest, self.step.multiple)
         return {**taken, "notes": [*taken["notes"], *left_alone]}
 
@@ -185,7 +185,7 @@ class Search:
         """How many times faster than the plain engine it is."""
         unpruned = self._built("as it is").contender
         found = measure(
-            [unpruned, built.contender], self.subject.feeds, rounds=PROCESSES, twin=False, log=self.log,
+            [unpruned, built.contender], self.subject.feeds, budget_s=self.budget, twin=False, log=self.log,
             progress=self.progress.count,
         )  # fmt: skip
         if reason := found.failed.get(built.contender.name):
@@ -247,7 +247,8 @@ def resolved(
             if not own:  # [search] leaves none of them
                 continue
             anew = any(one.anew for one in own)
-            search = Search(step, tuple(done[:place]), plain, subject, builder, log, progress, deadline, anew)
+            before, budget = tuple(done[:place]), asked.measure.budget
+            search = Search(step, before, plain, subject, builder, log, progress, deadline, budget, anew)
             try:
                 with deadline.ending():
                     found = search.found()
@@ -290,10 +291,16 @@ def _open(step: Settings) -> bool:
 
 
 def _between(goal: float, tries: Sequence[Try], factor: float, most: float) -> float:
-    """Milliseconds to save: more than what was too little, less than what was enough."""
-    low = max((one.saved for one in tries if one.factor.value < factor), default=0.0)
-    high = min((one.saved for one in tries if one.factor.value >= factor), default=math.inf)
+    """Milliseconds to save: more than what was too little for sure, less than what was enough for sure."""
+    low = max((one.saved for one in tries if one.factor.high < factor), default=0.0)
+    high = min((one.saved for one in tries if one.factor.low >= factor), default=math.inf)
     return goal if low < goal < high else (low + min(high, most)) / 2
+
+
+def _scale(tries: Sequence[Try], begun: float, whole: float) -> float:
+    """Milliseconds that the engine saves for one of the table, by least squares over all rounds."""
+    gained = sum(one.saved * whole * (1 - begun / one.factor.value) for one in tries)
+    return gained / max(sum(one.saved**2 for one in tries), LEAST)
 
 
 def _taken(tries: Sequence[Try], factor: float, fewest: Mapping[str, int], multiple: int) -> dict[str, Any]:

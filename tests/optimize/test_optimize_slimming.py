@@ -86,7 +86,7 @@ def world(torch_context):
 
         step = Step(until=f"{until}x faster on there", **{"multiple": 1, **settings})
         progress = Progress(1, silent=True)
-        return World(step, before, None, None, None, None, progress, deadline or Deadline())._searched()
+        return World(step, before, None, None, None, None, progress, deadline or Deadline(), 1.0)._searched()
 
     return search
 
@@ -157,7 +157,6 @@ def test_a_run_prunes_until_it_is_so_much_faster_and_its_lock_does_the_same_agai
     measuring = importlib.import_module("runtime.measure")
     monkeypatch.setattr(measuring, "MIN_ROUNDS", 2)
     monkeypatch.setattr(pipeline, "SCREENING_ROUNDS", 2)
-    monkeypatch.setattr(slimming, "PROCESSES", 2)
     monkeypatch.setattr(slimming, "ROUNDS", 2)
     told = preflight(str(tmp_path / "recipe.toml"))
     assert "prune_channels, recover" in told["candidates"]["onnxruntime-pruned-recovered"]["steps"]
@@ -177,7 +176,7 @@ def test_a_run_prunes_until_it_is_so_much_faster_and_its_lock_does_the_same_agai
     subject = prepare(asked, silent, tmp_path / "log")
     same = Search(
         asked.steps[0], (), plan.role_of(plan.expand(asked, host.facts()), "onnxruntime", "plain"), subject, None,
-        tmp_path / "log", silent, Deadline(),
+        tmp_path / "log", silent, Deadline(), 0.1,
     )  # fmt: skip
     monkeypatch.setattr(Search, "_searched", lambda self: pytest.fail("searched again"))
     made = builder(subject, tmp_path)
