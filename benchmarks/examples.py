@@ -45,12 +45,11 @@ def main() -> int:
                 "ratio_to_original": ratios,
             }
         )
-    for row in rows:
-        speeds = ", ".join(f"{row['chosen'][name]} {value:.3g} x" for name, value in row["ratio_to_original"].items())
-        print(f"{row['line']}  {speeds}  ({row['seconds']:.0f} s)", flush=True)
-    if options.json:
-        found_here = {"machine": host.facts().to_json(), "rows": rows}
-        options.json.write_text(json.dumps(found_here, indent=1) + "\n", encoding="utf-8")
+        speeds = ", ".join(f"{found.report.chosen[target]} {value:.3g} x" for target, value in ratios.items())
+        print(f"{found.line}  {speeds}  ({rows[-1]['seconds']:.0f} s)", flush=True)
+        if options.json:  # after each: what was done is not lost with the last
+            found_here = {"machine": host.facts().to_json(), "rows": rows}
+            options.json.write_text(json.dumps(found_here, indent=1) + "\n", encoding="utf-8")
     return int(not all(row["above"] for row in rows))
 
 
