@@ -158,9 +158,13 @@ class Builder:
         except WorkError as error:
             built = Lost("failed", str(error))
         if isinstance(built, Lost):
-            script = reproduce.keep(self._failed, candidate, model, built.status, built.reason)
+            script = self.keep(candidate, model, built.status, built.reason)
             return replace(built, reason=f"{built.reason} (python {script} shows it again)")
         return built
+
+    def keep(self, candidate: Candidate, model: OnnxModel, status: str, reason: str) -> Path:
+        """What shows again that a candidate failed, or is wrong: a script, beside what it needs."""
+        return reproduce.keep(self._failed, candidate, model, status, reason, self._feeds(model))
 
     def unrounded(self, candidate: Candidate) -> OnnxModel | None:
         """A candidate's graph before the first step that rounds it; None where none does."""

@@ -266,7 +266,8 @@ def opened(path: Path, what: str | Path | Recipe | None, out: Path, more: Mappin
         InputError: it is no lock; or the versions, the processes, the recipe or the files are others.
     """
     if given := [name for name, value in more.items() if value]:
-        raise InputError(f"{named(given)} with --locked: the lock has all that decides; leave it out.")
+        said = named(given).replace("--set", "--set (or --quick, --only and the like)")
+        raise InputError(f"{said} with --locked: the lock has all that decides; leave it out.")
     if out.resolve() == path.resolve().parent:
         raise InputError(f"--locked {path} would write over itself: give another folder with --out.")
     lock = _read(path)

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
-from optimize import judge, lock, plan, processes, reproduce, select, slimming, stages, thumbnails, trials, tuning
+from optimize import judge, lock, plan, processes, select, slimming, stages, thumbnails, trials, tuning
 from optimize.build import Builder
 from optimize.causes import causes
 from optimize.collapse import diagnosed
@@ -178,7 +178,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     for candidate in run.candidates:
         row = rows[candidate.name]
         if candidate.name in run.built and row.status in ("failed", "wrong"):
-            reproduce.keep(out / FAILED, candidate, run.built[candidate.name].model, row.status, row.reason)
+            builder.keep(candidate, run.built[candidate.name].model, row.status, row.reason)
 
     early = ""
     if deadline.seconds is not None and deadline.over():

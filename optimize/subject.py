@@ -15,6 +15,7 @@ from optimize.data import Batch, Split, Splits, resized
 from optimize.evaluate import answers
 from optimize.metrics import Metric, Rows
 from optimize.models import Axes, OnnxModel, TorchModel, read_onnx
+from optimize.origin import weights
 from optimize.progress import Progress
 from optimize.recipe import Recipe
 from optimize.report import Data, SplitFacts
@@ -227,6 +228,8 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
         place, recipe.data.source, recipe.metric(), recipe.data.better, original.inputs, progress,
         preprocessing.merged(recipe.preprocessing(), original.pre), recipe.data.damaged, streaming, original.meaning,
     )  # fmt: skip
+    if not isinstance(original.model, Path) and not spec.weights and original.file is None:
+        _same_each_time(spec, TorchModel(original.model, inputs))
     few = 0 if streaming else calibration.FEW  # a recording has many steps
     odd = calibration.check(material.facts, few) if recipe.data.check else []
     contender = replace(spec, inputs=inputs).contender()
@@ -291,6 +294,17 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
             (int(one.labels[1]) + 1 for one in material.facts.values() if one.labels is not None), default=None
         ),
     )
+
+
+def _same_each_time(spec: sources.ModelSpec, model: TorchModel) -> None:
+    """Raise InputError where the user's code draws a network's weights: each process would have one of its own."""
+    again = sources.load(spec).model
+    assert not isinstance(again, Path)  # it gave a module before
+    if weights(model) != weights(TorchModel(again, model.inputs)):
+        raise InputError(
+            f"{spec.place} gives other weights each time it is called, as an untrained network does: name the trained "
+            "ones (--weights FILE; [model] weights in a recipe), or load them there."
+        )
 
 
 def _streaming(recipe: Recipe, original: sources.Original) -> Streaming | None:

@@ -12,6 +12,7 @@ from runtime.tensors import Array
 LatencyVerdict = Literal["faster", "slower", "no difference", "cannot tell"]
 
 Z95 = 1.959963984540054  # two-sided 95 %
+NOISY = 0.10  # of a thing against itself
 OUTLIER = 10.0  # times the median of its round
 
 
@@ -70,12 +71,17 @@ def unpaired(base: Sequence[Array], other: Sequence[Array]) -> Ratio:
 
 
 def verdict(found: Ratio, margin: float) -> LatencyVerdict:
-    """`faster`, `slower`, `no difference` (inside +-margin, a share) or `cannot tell`."""
+    """`faster`, `slower`, `no difference` (inside +-margin, a share) or `cannot tell`.
+
+    A margin above `NOISY` is no sameness: where a thing differs so much from itself, what lies inside cannot be told,
+    and what is told must lie outside.
+    """
+    noisy = margin > NOISY
     if found.low >= 1 / (1 + margin) and found.high <= 1 + margin:
-        return "no difference"
-    if found.low > 1:
+        return "cannot tell" if noisy else "no difference"
+    if found.low > (1 + margin if noisy else 1):
         return "faster"
-    if found.high < 1:
+    if found.high < (1 / (1 + margin) if noisy else 1):
         return "slower"
     return "cannot tell"
 

@@ -22,9 +22,10 @@ def _words(value: Array, what: str) -> list[Sequence[Any]]:
     if value.dtype.kind in "iu" and value.ndim == 2:
         return [row[row >= 0].tolist() for row in value.astype(np.int64)]
     raise InputError(
-        f"{what} of dtype {value.dtype} and shape {value.shape}: word_error_rate needs a text a sample, or "
-        "word numbers (samples, length) with negative ones as padding. What scores say, the folder of transformers "
-        "knows that they came from: name it first."
+        f"{what} of dtype {value.dtype} and shape {value.shape}: word_error_rate, which labels that are texts are for, "
+        "needs a text a sample, or word numbers (samples, length) with negative ones as padding. Of classes the labels "
+        "are whole numbers from 0; what scores of speech say, the folder of transformers knows that they came from: "
+        "name it first."
     )
 
 

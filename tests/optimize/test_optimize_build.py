@@ -412,6 +412,7 @@ def test_a_crash_of_the_compiler_is_kept_with_a_script_that_shows_it(make, monke
     assert str(script) in found.reason
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "compiled:" in done.stdout and "answered:" in done.stdout, done.stderr
+    assert "the output 'output' differs from what " in done.stdout and "means by " in done.stdout
 
 
 def test_a_compiler_without_end_or_without_measure_is_stopped(make, subject, monkeypatch, tmp_path):

@@ -23,10 +23,12 @@ def splits():
     }}
 """
 MODEL = """
+import torch
 from torch import nn
 
 
 def build():
+    torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
 """
 
@@ -127,3 +129,10 @@ def test_a_comparison_goes_a_sample_a_call_where_the_batch_is_open_in_name_only(
     assert any("its batch is fixed inside" in note and "one sample a call" in note for note in found["notes"])
     first, second = found["models"].values()
     assert first["mse"] < 1e-10 and second["drop"] == 0
+
+
+def test_a_network_that_is_another_each_time_is_refused(tmp_path, monkeypatch):
+    """Each process would have one of its own, and what is exported would be none that was judged."""
+    monkeypatch.setitem(globals(), "MODEL", MODEL.replace("    torch.manual_seed(0)\n", ""))
+    with pytest.raises(InputError, match=r"model\.py:build gives other weights each time it is called.*--weights FILE"):
+        prepared(tmp_path, [{"use": "quantize_static"}])
