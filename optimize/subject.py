@@ -228,7 +228,7 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
         place, recipe.data.source, recipe.metric(), recipe.data.better, original.inputs, progress,
         preprocessing.merged(recipe.preprocessing(), original.pre), recipe.data.damaged, streaming, original.meaning,
     )  # fmt: skip
-    if not isinstance(original.model, Path) and not spec.weights and original.file is None:
+    if spec.source == "torch" and not isinstance(original.model, Path) and not spec.weights and original.file is None:
         _same_each_time(spec, TorchModel(original.model, inputs))
     few = 0 if streaming else calibration.FEW  # a recording has many steps
     odd = calibration.check(material.facts, few) if recipe.data.check else []
