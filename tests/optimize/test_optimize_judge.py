@@ -96,7 +96,7 @@ def test_the_base_has_no_ratio():
 
 def test_a_wide_margin_makes_no_difference():
     assert judge.latency(MEASURED, "equal", 0.02).verdict == "no difference"
-    assert judge.latency(MEASURED, "int8", 2.0).verdict == "no difference"
+    assert judge.latency(MEASURED, "int8", 2.0).verdict == "cannot tell"  # beside such noise
 
 
 def test_the_chosen_is_compared_with_the_plain_and_the_default_engine():

@@ -191,7 +191,7 @@ def test_another_model_or_other_data_is_refused(finished, tmp_path):
 
 def test_what_is_no_lock_or_more_than_a_lock_is_refused(finished, tmp_path):
     path = finished[1].parent / lock.FILE
-    refused(path, tmp_path, r"--set with --locked", changes=["measure.budget=1"])
+    refused(path, tmp_path, r"--set \(or --quick, --only and the like\) with --locked", changes=["measure.budget=1"])
     refused(path, tmp_path, r"--targets with --locked", targets=["openvino"])
     refused(tmp_path / "none.lock", tmp_path, r"no lock at .*none\.lock.*optimize run writes DIR/recipe\.lock")
     (tmp_path / "bad.lock").write_text("{}")
