@@ -133,7 +133,7 @@ class Builder:
         """Do the steps on torch models, with every process of `accelerate launch`; `build` then finds them made."""
         for candidate in candidates:
             with contextlib.suppress(StepError):  # `build` says it
-                self._steps(replace(candidate, steps=tuple(takewhile(_on_torch, candidate.steps))))
+                self.model(replace(candidate, steps=tuple(takewhile(_on_torch, candidate.steps))))
         processes.part()
 
     def build(self, candidate: Candidate) -> Built | Lost:
@@ -143,8 +143,8 @@ class Builder:
             StepError: a step that only rewrites the model failed, and with it every candidate.
         """
         try:
-            model, made = self._steps(candidate)
-            body = self._steps(replace(candidate, steps=tuple(step for step in candidate.steps if not step.last)))[0]
+            model, made = self.model(candidate)
+            body = self.model(replace(candidate, steps=tuple(step for step in candidate.steps if not step.last)))[0]
             assert isinstance(model, OnnxModel) and isinstance(body, OnnxModel)  # `steps.complete` saw to it
         except StepError as error:
             if candidate.role != "steps":
@@ -169,12 +169,8 @@ class Builder:
     def unrounded(self, candidate: Candidate) -> OnnxModel | None:
         """A candidate's graph before the first step that rounds it; None where none does."""
         exact = tuple(takewhile(lambda step: _on_torch(step) or step.exact, candidate.steps))
-        model = self._steps(replace(candidate, steps=exact))[0] if len(exact) < len(candidate.steps) else None
+        model = self.model(replace(candidate, steps=exact))[0] if len(exact) < len(candidate.steps) else None
         return model if isinstance(model, OnnxModel) else None
-
-    def model(self, candidate: Candidate) -> tuple[TorchModel | OnnxModel, tuple[Made, ...]]:
-        """What a candidate's steps make, whatever its kind, and what each did; raises StepError."""
-        return self._steps(candidate)
 
     def address(self, **parts: Any) -> str:
         """In the cache, of what was found out here about this model with this data."""
@@ -230,7 +226,8 @@ class Builder:
         opened = _contender(candidate.name, engine, {"model": str(model.path)}, model, options, self._states)
         return Built(model, {}, opened, "", made, body)
 
-    def _steps(self, candidate: Candidate) -> tuple[TorchModel | OnnxModel, tuple[Made, ...]]:
+    def model(self, candidate: Candidate) -> tuple[TorchModel | OnnxModel, tuple[Made, ...]]:
+        """What a candidate's steps make, whatever its kind, and what each did; raises StepError."""
         model, history, place = self._start, tuple[Made, ...](), self._root
         unpruned, unrounded, rounded = model, model if isinstance(model, OnnxModel) else None, False
         for step in candidate.steps:

@@ -60,7 +60,7 @@ with tempfile.TemporaryDirectory() as folder:
     subject = prepare(asked, silent, folder / "log.txt")
     builder = Builder(subject, Cache(folder / "cache"), {}, folder, folder / "log.txt", silent)
     candidates = {one.name: one for one in plan.expand(asked, host.facts())}
-    made = {way: sha256(builder._steps(candidates[f"onnxruntime-{way}"])[0].path) for way in sys.argv[1:]}
+    made = {way: sha256(builder.model(candidates[f"onnxruntime-{way}"])[0].path) for way in sys.argv[1:]}
 print(json.dumps(made))
 """
 RECIPE = """

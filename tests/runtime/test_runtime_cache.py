@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime import cache as module
 from runtime.cache import Cache, address, default_folder
 from runtime.errors import StepError
 
@@ -155,3 +156,14 @@ def test_entries_of_another_format_are_shown_as_damaged(tmp_path):
     (keep(cache, "a").folder / "entry.json").write_text(json.dumps({"files": {}}))
     assert [facts for _, facts, _, _ in cache.entries()] == [{"use": "damaged"}]
     assert time.time() - cache.entries()[0][3] < 3600
+
+
+def test_a_cache_of_a_newer_version_is_not_taken_up(monkeypatch, tmp_path):
+    """Its entries have other addresses, and stay for the version that wrote them."""
+    monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
+    newer = address(step="a")
+    (tmp_path / newer).mkdir()
+    (tmp_path / newer / "entry.json").write_text('{"files": "of a kind that nobody knows yet"}')
+    monkeypatch.undo()
+    assert address(step="a") != newer and Cache(tmp_path).get(address(step="a")) is None
+    assert (tmp_path / newer / "entry.json").exists()
