@@ -181,8 +181,8 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
             builder.keep(candidate, run.built[candidate.name].model, row.status, row.reason)
 
     early = ""
-    if deadline.seconds is not None and deadline.over():
-        untried = sum(row.status == "dropped" and deadline.why in row.reason for row in rows.values())
+    untried = sum(row.status == "dropped" and deadline.why in row.reason for row in rows.values())
+    if deadline.seconds is not None and (untried or any(deadline.why in note for note in unmended)):
         early = (
             f"{deadline.why}, {untried} of {len(run.candidates)} candidates were not made; the run took "
             f"{time.monotonic() - begun:.0f} s, since what is chosen is measured"
