@@ -95,6 +95,17 @@ def timed(rows: Mapping[str, Row], found: Measurement, margin: float) -> dict[st
     return changed
 
 
+def with_margin(rows: Mapping[str, Row], margin: float) -> dict[str, Row]:
+    """Verdicts on latency told anew, whichever look they are of: the machine's floor was not known then."""
+    changed = dict(rows)
+    for name, row in rows.items():
+        seen = row.latency
+        if seen and seen.ratio is not None and seen.low is not None and seen.high is not None:
+            told = verdict(Ratio(seen.ratio, seen.low, seen.high, seen.rounds), margin)
+            changed[name] = row.model_copy(update={"latency": seen.model_copy(update={"verdict": told})})
+    return changed
+
+
 def ratio_part(found: Ratio, margin: float) -> RatioPart:
     """With its verdict."""
     return RatioPart(ratio=found.value, low=found.low, high=found.high, verdict=verdict(found, margin))

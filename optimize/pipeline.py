@@ -169,7 +169,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
         [subject.contender, *(run.built[name].contender for name in finalists)], subject.feeds,
         budget_s=asked.measure.budget * len(finalists), log=log, seed=asked.measure.seed, progress=progress.count,
     )  # fmt: skip
-    rows = judge.timed(rows, screening, last.margin)  # the machine's floor is known now: a first look claims no more
+    rows = judge.with_margin(rows, last.margin)  # the machine's floor is known now: earlier looks claim no more
     headline, rows = stages.headline(run, rows, last, chosen, Neighbours.now().since(before))
 
     progress.stage("why it is (not) faster, and where the accuracy went")

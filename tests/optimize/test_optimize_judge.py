@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from optimize import judge, metrics
+from optimize.report import Row
 from optimize.statistics import tango
 from runtime.measure import Measurement, Trace
 
@@ -92,6 +93,14 @@ def test_latency_has_percentiles_ratio_verdict_and_raw_calls(name, ratio, verdic
 def test_the_base_has_no_ratio():
     found = judge.latency(MEASURED, "original", 0.02)
     assert (found.ratio, found.low, found.high, found.verdict) == (None,) * 4
+
+
+def test_verdicts_are_told_anew_with_another_margin():
+    latencies = {name: judge.latency(MEASURED, name, 0.02) for name in ("original", "int8", "equal")}
+    rows = {name: Row(name=name, engine="e", status="measured", latency=one) for name, one in latencies.items()}
+    again = judge.with_margin({**rows, "untimed": Row(name="untimed", engine="e", status="failed")}, 2.0)
+    assert again["int8"].latency == latencies["int8"].model_copy(update={"verdict": "cannot tell"})
+    assert again["original"].latency.verdict is None and again["untimed"].latency is None
 
 
 def test_a_wide_margin_makes_no_difference():

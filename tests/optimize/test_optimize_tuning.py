@@ -42,6 +42,7 @@ def test_the_best_of_each_target_is_tried_with_every_setting_and_the_fastest_bec
         assert one.status == "measured" and one.latency.rounds == tuning.ROUNDS
         assert one.validate_ is not None and one.accuracy is not None
         base = names[names.index(name) - 1]
+        assert report.row(base).latency.rounds == tuning.ROUNDS  # of the same look
         assert name.startswith(f"{base}-") and report.row(base).options != one.options
     held = lock.Lock.model_validate_json((out / lock.FILE).read_text())
     assert {name: held.candidates[name].options for name in found} == {name: report.row(name).options for name in found}

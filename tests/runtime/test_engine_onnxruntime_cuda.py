@@ -13,6 +13,7 @@ ort = pytest.importorskip("onnxruntime", reason="pip install 'edge-optimize[onnx
 SPECS = Specs((TensorSpec("image", "float32", ("batch", 3, 8, 8)),), (TensorSpec("output", "float32", ("batch", 5)),))
 engine = engines.get("onnxruntime_cuda")
 
+LACKS = targets.get("onnxruntime_cuda").why_not()
 no_gpu = pytest.mark.skipif(bool(host.facts().gpus), reason="a GPU is here: the contract tests use it")
 
 
@@ -74,7 +75,7 @@ def test_a_search_that_is_none_is_refused(its_wheel, tmp_path):
         engine.compile(tmp_path / "model.onnx", tmp_path, {"search": "best"})
 
 
-@pytest.mark.skipif(not host.facts().gpus, reason="no GPU is here")
+@pytest.mark.skipif(LACKS is not None, reason=f"a GPU alone can tell: {LACKS}")
 def test_a_search_is_what_the_session_does(tiny_onnx, tmp_path):
     files = engine.compile(tiny_onnx, tmp_path, {"search": "heuristic"})
     session = engine.open(files, SPECS, host.facts(), {"search": "heuristic"})
