@@ -13,19 +13,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from runtime import host
+from runtime.tensors import Array
 from runtime.worker import peak_memory
 
 SAMPLES, QUICK = 10_000, 200
 LIMIT_GB = 1.5
-METHODS = ({"calibration": "minmax"}, {"calibration": "percentile"}, {"calibration": "entropy"}, {"method": "nncf"})
+Passes = Callable[[], Iterator[tuple[dict[str, Array], None]]]
+METHODS: tuple[dict[str, Any], ...] = (
+    {"calibration": "minmax"}, {"calibration": "percentile"}, {"calibration": "entropy"}, {"method": "nncf"},
+)  # fmt: skip
 
 
-def network():
+def network() -> Any:
     import torch
     from torch import nn
 
@@ -37,10 +43,10 @@ def network():
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(wide, 100)).eval()
 
 
-def pictures(samples, size=16):
+def pictures(samples: int, size: int = 16) -> Passes:
     """Smooth ones, no two alike."""
 
-    def passes():
+    def passes() -> Iterator[tuple[dict[str, Array], None]]:
         random = np.random.default_rng(0)
         for start in range(0, samples, size):
             coarse = random.standard_normal((min(size, samples - start), 3, 14, 14)).astype(np.float32)
@@ -49,7 +55,7 @@ def pictures(samples, size=16):
     return passes
 
 
-def child(folder, samples, settings):
+def child(folder: str, samples: int, settings: dict[str, Any]) -> None:
     """In a process of its own: peak memory before and after the step, in bytes, and its seconds."""
     import targets
     from optimize.data import Split
@@ -70,7 +76,7 @@ def child(folder, samples, settings):
     print(json.dumps({"before": before, "peak": peak, "seconds": time.monotonic() - begun}))
 
 
-def exported(folder):
+def exported(folder: Path) -> None:
     from optimize.data import Split
     from optimize.models import TorchModel
     from optimize.steps import Context
@@ -86,7 +92,7 @@ def exported(folder):
     Simplify()(Export()(model, context), Context(context.calibrate, axes, context.scheme, folder))
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)

@@ -34,7 +34,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             found = demo.demo(name, Path(folder) / "out", 0)
         named = {row.name: row for row in found.report.candidates}
-        ratios = {target: named[one].latency.ratio for target, one in found.report.chosen.items() if named[one].latency}
+        seen = {target: named[one].latency for target, one in found.report.chosen.items()}
+        ratios = {target: latency.ratio for target, latency in seen.items() if latency}
         rows.append(
             {
                 "example": name,

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def main() -> int:
     return 0
 
 
-def read(work: Path) -> dict[tuple[str, str, int], dict]:
+def read(work: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
     """What an earlier run measured; a line cut short by a kill is dropped."""
     found = {}
     for line in work.read_text(encoding="utf-8").splitlines() if work.exists() else ():
@@ -84,7 +85,7 @@ def read(work: Path) -> dict[tuple[str, str, int], dict]:
     return found
 
 
-def compare(folder: Path, model: str, engine: str, more: int) -> dict:
+def compare(folder: Path, model: str, engine: str, more: int) -> dict[str, Any]:
     """One comparison as `optimize bench` makes it: A against itself, or A against B with more layers."""
     from optimize.bench import bench_all
 
@@ -125,7 +126,7 @@ def network(path: Path, model: str, layers: int) -> Path:
     nodes, weights, name = [], [], "x"
     for i in range(layers):
         weights.append(numpy_helper.from_array((random.standard_normal(size) * scale).astype(np.float32), f"w{i}"))
-        pads = {"pads": [1, 1, 1, 1]} if model == "convolutions" else {}
+        pads: dict[str, Any] = {"pads": [1, 1, 1, 1]} if model == "convolutions" else {}
         op = "Conv" if model == "convolutions" else "MatMul"
         last = "y" if i == layers - 1 else f"r{i}"
         nodes += [helper.make_node(op, [name, f"w{i}"], [f"a{i}"], **pads), helper.make_node("Relu", [f"a{i}"], [last])]
@@ -150,10 +151,10 @@ def beside(load: str) -> Iterator[None]:
             busy.wait()
 
 
-def summary(entries: list[dict]) -> dict:
+def summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of one load; null where nothing was measured."""
 
-    def of(more: str) -> list[dict]:
+    def of(more: str) -> list[dict[str, Any]]:
         return [entry for entry in entries if entry["more"] == more]
 
     same, five, twenty = of("same"), of("more_5"), of("more_20")
@@ -170,7 +171,7 @@ def summary(entries: list[dict]) -> dict:
     }
 
 
-def show(figures: dict[str, dict]) -> None:
+def show(figures: dict[str, dict[str, Any]]) -> None:
     names = list(figures["quiet"])
     print(f"{'':<10}" + "".join(f"{name:>17}" for name in names))
     for load, found in figures.items():

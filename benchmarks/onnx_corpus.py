@@ -9,18 +9,25 @@ TensorRT is built for where the parts of tests/tensorrt_cpu are installed, and n
 hung, differs without a reason that is known, or is refused though ONNX Runtime runs it.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from runtime.tensors import Array, Specs
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-LIMITS = {"limit_s": 300.0, "memory_bytes": 8 * 2**30}
+LIMITS: dict[str, Any] = {"limit_s": 300.0, "memory_bytes": 8 * 2**30}
 LENGTH = 2  # of every axis that a file leaves open
 QUICK = 8  # files
 # what is a vendor's, found with this table: (file, target) -> why
@@ -31,7 +38,7 @@ KNOWN = {
 }
 
 
-def yardstick(path, folder):
+def yardstick(path: str, folder: str) -> dict[str, Any]:
     """Random inputs and the untouched file's answers, in feeds.npz and answers.npz; says whose answers they are."""
     import onnx
     import onnxruntime as ort
@@ -60,7 +67,7 @@ def yardstick(path, folder):
     return {"by": whose}
 
 
-def imported(path, folder):
+def imported(path: str, folder: str) -> dict[str, Any]:
     """The file as our source reads it, simplified: where it lies, its inputs and outputs, and what was noted."""
     from optimize.data import Split
     from optimize.models import read_onnx
@@ -71,22 +78,23 @@ def imported(path, folder):
     class Given(Split):
         """One batch, whatever is first in the shapes."""
 
-        def take(self, samples):
+        def take(self, samples: int) -> tuple[dict[str, Array], None]:
             return feeds, None
 
     original = load(ModelSpec("onnx", path))
+    assert isinstance(original.model, Path)  # what it was converted to, where it was
     model = read_onnx(original.model)
     feeds = dict(np.load(Path(folder) / "feeds.npz"))
     original.open().run(feeds)  # as a run does before it compiles anything
     inner = Path(folder) / "simplified"
     inner.mkdir()
-    axes = {axis: {"min": LENGTH, "best": LENGTH, "max": LENGTH} for spec in model.specs.inputs for axis in spec.shape}
-    context = Context(Given("calibrate", lambda: iter([(feeds, None)])), axes, Scheme(ops=()), inner)
+    split = Given("calibrate", lambda: iter([(feeds, None)]))
+    context = Context(split, axes_of(model.specs), Scheme(ops=()), inner)
     found = get("simplify")()(model, context)
     return {"path": str(found.path), "specs": found.specs.to_json(), "notes": [*original.notes, *context.notes]}
 
 
-def compiled(target, path, specs, out):
+def compiled(target: str, path: str, specs: dict[str, Any], out: str) -> dict[str, str]:
     """The target's files, role to path."""
     import targets
     from runtime.tensors import Specs
@@ -99,16 +107,21 @@ def compiled(target, path, specs, out):
     return compile_engine(targets.get(target).engine, path, out, options(target, Specs.from_json(specs)))
 
 
-def options(name, specs):
+def options(name: str, specs: Specs) -> dict[str, Any]:
     """The target's plain options, and for one that is built for a range of sizes the one size."""
     import targets
 
     target = targets.get(name)
-    axes = {axis: {"min": LENGTH, "best": LENGTH, "max": LENGTH} for spec in specs.inputs for axis in spec.shape}
-    return {**target.plain, **({"profiles": target.profiles(specs, axes)} if target.profiles else {})}
+    return {**target.plain, **({"profiles": target.profiles(specs, axes_of(specs))} if target.profiles else {})}
 
 
-def answered(target, model, feeds, out):
+def axes_of(specs: Specs) -> dict[str, dict[str, int]]:
+    """What a file leaves open, of one size each."""
+    names = {axis for spec in specs.inputs for axis in spec.shape if isinstance(axis, str)}
+    return {name: {"min": LENGTH, "best": LENGTH, "max": LENGTH} for name in names}
+
+
+def answered(target: str, model: dict[str, Any], feeds: dict[str, Array], out: Path) -> dict[str, Array] | None:
     """What a target answers, compiled and run in processes of their own."""
     import targets
     from runtime.contender import Contender, Worker, call
@@ -124,7 +137,9 @@ def answered(target, model, feeds, out):
         return dict(worker.outputs) or worker.run(feeds)
 
 
-def first_difference(target, model, feeds, folder, tolerance):
+def first_difference(
+    target: str, model: dict[str, Any], feeds: dict[str, Array], folder: Path, tolerance: float
+) -> str:
     """The first node whose value differs, of those whose type can be told and that the target takes alone."""
     import onnx
 
@@ -151,14 +166,14 @@ def first_difference(target, model, feeds, folder, tolerance):
         one = OnnxModel(path, Specs(inputs, (TensorSpec(name, dtype, ()),)))
         try:
             got = answered(target, {"path": str(path), "specs": one.specs.to_json()}, feeds, folder / str(place))
-            if relative_error(got, judge(one).run(feeds))[0] > tolerance:
+            if got is not None and relative_error(got, judge(one).run(feeds))[0] > tolerance:
                 return f"{node.op_type} '{node.name or name}'"
         except Error:
             continue
     return "no single node: the differences add up"
 
 
-def outcome(error):
+def outcome(error: Exception) -> tuple[str, str]:
     """A failure's class and its words."""
     told = " ".join(str(error).split())
     if "gave no answer within" in told:
@@ -166,7 +181,7 @@ def outcome(error):
     return ("crashed" if "the process of" in told and "ended" in told else "refused"), told
 
 
-def rows_of(entry, corpus, names, folder):
+def rows_of(entry: dict[str, Any], corpus: Path, names: list[str], folder: Path) -> Iterator[dict[str, Any]]:
     """One row a target."""
     import targets
     from runtime import engines
@@ -214,7 +229,7 @@ def rows_of(entry, corpus, names, folder):
         yield row
 
 
-def _half(arrays):
+def _half(arrays: dict[str, Array]) -> bool:
     return any(value.dtype.name == "float16" for value in arrays.values())
 
 

@@ -1,4 +1,4 @@
-"""Beside what a user would pick instead: every peer under benchmarks/peers, and `optimize run`, on models of the zoo.
+"""Beside what a user would pick instead: every peer under benchmarks/rivals, and `optimize run`, on models of the zoo.
 
     python benchmarks/peers.py --zoo DIR [--quick] [--json FILE] [--olive-python PYTHON] [MODEL ...]
 
@@ -37,12 +37,12 @@ COLUMNS = (
 
 
 def main() -> int:
-    from peers import OURS, SILENT
+    from rivals import OURS, SILENT
 
     from runtime import host, listing
     from runtime.errors import Error
 
-    known = listing.names("peers")
+    known = listing.names("rivals")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all by default")
     parser.add_argument("--zoo", required=True, type=Path)
@@ -87,8 +87,8 @@ def main() -> int:
 
 def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for the original, for each peer, and for each engine of our bundle."""
-    from peers import OURS
-    from peers._entry import Entry, entered, field_of, ours
+    from rivals import OURS
+    from rivals._entry import Entry, entered, field_of, ours
 
     from optimize import metrics, recipe
     from optimize.folder import chatter_to
@@ -102,12 +102,12 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
     if name == "squeezenet":
         changes.append(f"model.path={os.environ['ZOO']}/squeezenet_fp16_onnx/SqueezeNet_fp16.onnx")
     own = recipe.load(file, changes)
-    samples = next((step.samples for step in own.steps if isinstance(step, QuantizeStatic)), SAMPLES)
+    samples = next((step.samples for step in own.all_steps() if isinstance(step, QuantizeStatic)), SAMPLES)
     if metrics.get(own.metric() or "accuracy").unit == "share":
         changes.append("constraints.max_drop=1pp")
     asked = recipe.load(file, changes)
     # what decodes the outputs is part of what is asked for, and no plan has it by itself
-    if not options.quick and not any(step.last for step in own.steps):
+    if not options.quick and not any(step.last for step in own.all_steps()):
         changes.append('steps="auto"')
     changes += [*(QUICK_RUN if options.quick else ()), *options.set]
     log = work / "log.txt"
@@ -120,9 +120,9 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
         entries += [entered(field, peer, options.quick) for peer in peers if peer != OURS]
         entries += ours(field, file, changes) if OURS in peers else []
         progress.say("accuracy on test")
-        alive = [one for one in entries if one.judged]
-        accuracies, lost = field.accuracies([one.judged for one in alive[1:]], field.subject.splits.test)
-        contenders = [one.timed for one in alive if one.name in accuracies]
+        judged = [one.judged for one in entries[1:] if one.judged]
+        accuracies, lost = field.accuracies(judged, field.subject.splits.test)
+        contenders = [one.timed for one in entries if one.timed and one.name in accuracies]
         progress.say("latency")
         timed = measure(
             contenders, field.subject.feeds, rounds=options.rounds or (QUICK_ROUNDS if options.quick else None),

@@ -21,7 +21,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from optimize.build import Builder, Built, Lost
+from optimize.data import Split
+from optimize.evaluate import Scores, evaluate
+from optimize.judge import accuracy
 from optimize.models import OnnxModel, write_onnx
+from optimize.plan import Candidate
+from optimize.report import Accuracy
 from optimize.steps import Context, Settings, behind
 from optimize.steps._probes import batches
 from optimize.steps._ready import in_float32
@@ -65,7 +71,7 @@ class OnnxruntimeDefault(Settings):
         feeds = batches(context.calibrate, model.specs, self.samples, 1)
 
         class Reader:
-            def get_next(self):
+            def get_next(self) -> Any:
                 return next(feeds, None)
 
         try:
@@ -74,7 +80,8 @@ class OnnxruntimeDefault(Settings):
         except Exception as error:  # its own errors share no base
             raise StepError(f"{type(error).__name__}: {error}") from error
         written = write_onnx(onnx.load(out), context.folder / "model.onnx")
-        ready.unlink(), out.unlink()
+        ready.unlink()
+        out.unlink()
         return written
 
 
@@ -123,9 +130,6 @@ def main() -> int:
 def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
     """A row for each method on each engine."""
     from optimize import metrics, plan, recipe, tables
-    from optimize.build import Builder, Built
-    from optimize.evaluate import evaluate
-    from optimize.judge import accuracy
     from optimize.pipeline import DISTRIBUTIONS
     from optimize.progress import Progress
     from optimize.repair import passed_over, repaired
@@ -139,9 +143,9 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
     zoo = Path(os.environ["ZOO"])
     changes = [f"model.path={zoo}/squeezenet_fp16_onnx/SqueezeNet_fp16.onnx"] if name == "squeezenet" else []
     asked = recipe.load(HERE / f"{name}.toml", changes)
-    samples = next((step.samples for step in asked.steps if isinstance(step, QuantizeStatic)), 300)
+    samples = next((step.samples for step in asked.all_steps() if isinstance(step, QuantizeStatic)), 300)
     ours = QuantizeStatic(method="auto", samples=samples)
-    last = tuple(step for step in asked.steps if step.last)
+    last = tuple(step for step in asked.all_steps() if step.last)
     asked = asked.model_copy(update={"steps": (ours, Repair(), *last), "targets": {engine: {} for engine in ENGINES}})
     progress = Progress(1)
     progress.stage(name)
@@ -162,10 +166,10 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
         seconds[candidate.name] = time.monotonic() - begun
     built = {key: one for key, one in made.items() if isinstance(one, Built)}
 
-    def score(split, names):
+    def score(split: Split, names: list[str]) -> tuple[Scores, dict[str, Accuracy]]:
         found = evaluate(
             [subject.contender, *(built[one].contender for one in names)], split, subject.metric,
-            subject.evaluate_batch, own_labels=subject.own_labels, fixed=subject.fixed, log=log,
+            subject.evaluate_batch, fixed=subject.fixed, log=log,
         )  # fmt: skip
         return found, {
             one: accuracy(subject.metric, found.statistics["original"], found.statistics[one], 0.0)
@@ -177,7 +181,7 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
     original = score(subject.choice, [])[0].statistics["original"]
     limit = tables.allowed_drop(asked.constraints.max_drop, accuracy(subject.metric, original, None, 0.0).value)
     enough: dict[str, str] = defaultdict(str)
-    searched: dict[str, list[plan.Candidate]] = defaultdict(list)
+    searched: dict[str, list[Candidate]] = defaultdict(list)
     rounded = [one for one in candidates if one.repair and one.name in validate]
     for candidate in sorted(rounded, key=lambda one: validate[one.name].drop):  # as a run does it
         if validate[candidate.name].drop <= limit:
@@ -186,7 +190,7 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
         if passed_over(candidate, enough[candidate.target.name], searched[candidate.target.name]):
             continue
 
-        def holds(one, new):
+        def holds(one: Candidate, new: Built) -> bool:
             built[one.name] = new
             validate[one.name] = score(subject.choice, [one.name])[1][one.name]
             return validate[one.name].drop <= limit
@@ -208,9 +212,10 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
             for one in candidates
             if one.name in test
         ]
+        against = replace(metrics.get("mse"), own=lambda outputs, _: next(iter(outputs.values())))
         details = evaluate(
             [replace(subject.contender, decoding=None), *(one.contender for one in raw if isinstance(one, Built))],
-            subject.splits.test, metrics.get("mse"), subject.evaluate_batch, own_labels=False, log=log,
+            subject.splits.test, against, subject.evaluate_batch, log=log,
         ).details  # fmt: skip
     rows = []
     for engine in ENGINES:
@@ -223,8 +228,8 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
             row: dict[str, Any] = dict.fromkeys(COLUMNS)
             row |= {"model": name, "engine": engine, "method": one.name.removeprefix(f"{engine}-")}
             row["seconds"] = seconds.get(one.name)
-            if one.name not in built:
-                row["reason"] = made[one.name].reason
+            if isinstance(lost := made[one.name], Lost):
+                row["reason"] = lost.reason
             if one.name in test:
                 seen, detail = test[one.name], details[one.name]
                 row |= {"accuracy": seen.value, "drop": seen.drop, "drop_low": seen.low, "drop_high": seen.high}

@@ -8,6 +8,8 @@ latency. `signal` is that of the ONNX file against the fp32 one, on ONNX Runtime
 with random weights; the others are trained and need the zoo's folder.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -15,18 +17,28 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import torch
+
+    from optimize.models import OnnxModel, TorchModel
+    from runtime.tensors import Array
+
+    Source = tuple[torch.nn.Module, Array]
+
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "zoo"), str(HERE.parent / "tests")]
-PRECISIONS = {"fp32": (), "fp16": ("cast_fp16",), "int8": ("quantize_static", "cast_fp16")}
+PRECISIONS: dict[str, tuple[str, ...]] = {"fp32": (), "fp16": ("cast_fp16",), "int8": ("quantize_static", "cast_fp16")}
 AXES = {"batch": {"min": 1, "best": 1, "max": 16}}
 CALIBRATE = 128  # samples
 
 
-def digits(folder):
+def digits() -> Source:
     """The example's network untrained, on its real pictures: training would take minutes and change no layer."""
     import torch
 
@@ -36,42 +48,43 @@ def digits(folder):
     return model.build(), data.splits()["calibrate"][0][:CALIBRATE]
 
 
-def attention(folder):
+def attention() -> Source:
     """Two encoder layers, 64 wide, 4 heads, 32 tokens; the norms and the softmax in their ONNX ops."""
     import torch
     from torch import nn
 
     class Layer(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.first, self.second = nn.LayerNorm(64), nn.LayerNorm(64)
             self.qkv, self.out = nn.Linear(64, 192), nn.Linear(64, 64)
             self.up, self.down = nn.Linear(64, 256), nn.Linear(256, 64)
 
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             q, k, v = self.qkv(self.first(x)).unflatten(-1, (3, 4, 16)).permute(2, 0, 3, 1, 4).unbind(0)
             seen = torch.softmax(q @ k.transpose(-1, -2) / 4, -1) @ v
             x = x + self.out(seen.transpose(1, 2).flatten(2))
-            return x + self.down(nn.functional.gelu(self.up(self.second(x))))
+            found: torch.Tensor = x + self.down(nn.functional.gelu(self.up(self.second(x))))
+            return found
 
     torch.manual_seed(0)
     net = nn.Sequential(Layer(), Layer(), nn.LayerNorm(64))
     return net, np.random.default_rng(0).standard_normal((CALIBRATE, 32, 64)).astype(np.float32)
 
 
-def resnet20(folder):
+def resnet20() -> Source:
     return _zoo("resnet20", "cifar10")
 
 
-def resnet56(folder):
+def resnet56() -> Source:
     return _zoo("resnet56", "cifar10")
 
 
-def mobilenet_v1_025(folder):
+def mobilenet_v1_025() -> Source:
     return _zoo("mobilenet_v1_025", "mobilenet")
 
 
-def _zoo(model, splits):
+def _zoo(model: str, splits: str) -> Source:
     import data
     import models
 
@@ -90,7 +103,7 @@ OWN = (digits, attention)
 ZOO = (resnet20, resnet56, mobilenet_v1_025)
 
 
-def plans(source, folder):
+def plans(source: Callable[[], Source], folder: Path) -> Iterator[dict[str, Any]]:
     """One row a precision."""
     import targets
     from optimize.data import NAMES, from_arrays
@@ -102,29 +115,29 @@ def plans(source, folder):
     from runtime.host import facts
     from runtime.tensors import TensorSpec
 
-    module, x = source(folder)
+    module, x = source()
     splits = from_arrays({name: {"x": x} for name in NAMES}, source.__name__)
     scheme = targets.get("tensorrt").scheme("host", facts())
     count = 0
 
-    def apply(step, model):
+    def apply(step: str, model: TorchModel | OnnxModel) -> tuple[OnnxModel, list[str]]:
         nonlocal count
         count += 1
         inner = folder / str(count)
         inner.mkdir()
         context = Context(splits.calibrate, AXES, scheme, inner)
-        return get(step)()(model, context), context.notes
+        made: OnnxModel = get(step)()(model, context)
+        return made, context.notes
 
-    model = TorchModel(module.eval(), (TensorSpec("x", "float32", ("batch", *x.shape[1:])),))
-    for step in ("export", "simplify"):
-        model, _ = apply(step, model)
+    given = TorchModel(module.eval(), (TensorSpec("x", "float32", ("batch", *x.shape[1:])),))
+    model, _ = apply("simplify", apply("export", given)[0])
     feeds = {"x": x[:16]}
     wanted = judge(model).run(feeds)
     limits = (("min", 1), ("opt", 1), ("max", 16))
     profiles = {"x": {limit: [batch, *x.shape[1:]] for limit, batch in limits}}
     for precision, steps in PRECISIONS.items():
-        row = {"model": source.__name__, "precision": precision, "built": False}
-        made, notes = model, []
+        row: dict[str, Any] = {"model": source.__name__, "precision": precision, "built": False}
+        made, notes = model, list[str]()
         try:
             for step in steps:
                 made, more = apply(step, made)

@@ -1,14 +1,14 @@
 """What each peer enters with, and what we do: prepared in processes of their own, and the best of their ways chosen."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from optimize import plan, recipe
+from optimize import plan
 from optimize.build import Builder, Built
 from optimize.data import resized
 from optimize.evaluate import evaluate
@@ -22,7 +22,8 @@ from optimize.steps import Context
 from optimize.steps._probes import batches
 from optimize.steps._ready import in_float32
 from optimize.subject import Subject, prepare
-from peers import OURS, Task, Way
+from optimize.tables import allowed_drop
+from rivals import OURS, Task, Way
 from runtime import host, listing
 from runtime.bundle import read
 from runtime.cache import Cache
@@ -90,9 +91,9 @@ def field_of(asked: Recipe, work: Path, samples: int, olive: str, limit_s: float
     log = work / "log.txt"
     subject = prepare(asked, progress, log)
     place = {"place": _recorded(subject, work, log)}
-    recorded = Contender(subject.contender.name, "peers:Recorded", place, decoding=subject.contender.decoding)
+    recorded = Contender(subject.contender.name, "rivals:Recorded", place, decoding=subject.contender.decoding)
     original = _accuracies(subject, recorded, [], subject.choice, 0.0, log)[0][recorded.name].value
-    max_drop = recipe.allowed_drop(asked.constraints.max_drop, original)
+    max_drop = allowed_drop(asked.constraints.max_drop, original)
     progress.say("the model in ONNX")
     begun = time.monotonic()
     builder = Builder(subject, Cache(work / "export"), host.versions(DISTRIBUTIONS), work, log, progress)
@@ -104,9 +105,9 @@ def field_of(asked: Recipe, work: Path, samples: int, olive: str, limit_s: float
     model = write_onnx(in_float32(built.body, context), work / "model.onnx")
     exporting = time.monotonic() - begun
     feeds = list(batches(subject.splits.calibrate, model.specs, samples))
-    np.savez(work / "calibrate.npz", **{name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]})
+    _save(work / "calibrate.npz", feeds)
     stored = list(subject.choice.batches())
-    np.savez(work / "validate.npz", **{key: np.concatenate([one[key] for one, _ in stored]) for key in stored[0][0]})
+    _save(work / "validate.npz", [one for one, _ in stored])
     np.save(work / "labels.npy", np.concatenate([labels for _, labels in stored]))
     task = Task(
         model=subject.contender.arguments["spec"], onnx=str(model.path), specs=model.specs.to_json(),
@@ -120,13 +121,13 @@ def field_of(asked: Recipe, work: Path, samples: int, olive: str, limit_s: float
 def entered(on: Field, peer: str, quick: bool) -> Entry:
     """A peer's best: of its variants that lose no more than is allowed, the fastest way."""
     begun, memory, tried, ways = time.monotonic(), 0, dict[str, str](), dict[str, list[Way]]()
-    variants = listing.get("peers", peer, "peer").VARIANTS
+    variants = listing.get("rivals", peer, "peer").VARIANTS
     for variant in list(variants)[: 1 if quick else None]:
         on.progress.say(f"{peer}: {variant}")
         folder = Path(on.task.out) / peer / variant.replace(",", "").replace(" ", "_")
         try:
             found = call(
-                "peers:prepared", on.log, on.limit_s, int(MEMORY * host.facts(gpus=False).memory_bytes),
+                "rivals:prepared", on.log, on.limit_s, int(MEMORY * host.facts(gpus=False).memory_bytes),
                 peer=peer, task=vars(replace(on.task, out=str(folder))), settings=variants[variant],
             )  # fmt: skip
         except Error as error:
@@ -179,7 +180,7 @@ def ours(on: Field, file: Path, changes: list[str]) -> list[Entry]:
     on.progress.say(OURS)
     begun = time.monotonic()
     try:
-        found = call("peers._entry:run", on.log, on.limit_s, recipe=str(file), changes=changes, out=str(out))
+        found = call("rivals._entry:run", on.log, on.limit_s, recipe=str(file), changes=changes, out=str(out))
     except Error as error:
         return [Entry(OURS, wall_s=time.monotonic() - begun, reason=_short(error))]
     wall, entries = time.monotonic() - begun, []
@@ -194,7 +195,7 @@ def ours(on: Field, file: Path, changes: list[str]) -> list[Entry]:
 def run(recipe: str, changes: list[str], out: str) -> dict[str, Any]:
     """For `runtime.contender.call`: `optimize run`; the engines of its bundle that it chose, with their targets."""
     from optimize import pipeline
-    from peers import peak_memory
+    from rivals import peak_memory
 
     report = pipeline.run(Path(recipe), out=out, changes=changes, silent=True)
     engines = read(Path(out) / "bundle").engines if report.bundle else ()
@@ -226,8 +227,14 @@ def _recorded(subject: Subject, work: Path, log: Path) -> str:
             outputs = worker.run(resized(feeds, subject.evaluate_batch) if subject.fixed else feeds)
             found.append({name: value[:size] for name, value in outputs.items()})
     place = work / "original.npz"
-    np.savez(place, **{name: np.concatenate([one[name] for one in found]) for name in found[0]})
+    _save(place, found)
     return str(place)
+
+
+def _save(place: Path, parts: Sequence[Mapping[str, Any]]) -> None:
+    """Into an .npz, each array with its parts one after another."""
+    whole: dict[str, Any] = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
+    np.savez(place, **whole)
 
 
 def _accuracies(
@@ -235,7 +242,7 @@ def _accuracies(
 ) -> tuple[dict[str, Accuracy], dict[str, str]]:
     found = evaluate(
         [original, *contenders], split, subject.metric, subject.evaluate_batch,
-        own_labels=subject.own_labels, fixed=subject.fixed, log=log,
+        fixed=subject.fixed, log=log,
     )  # fmt: skip
     truth = found.statistics[original.name]
     seen = {one: accuracy(subject.metric, truth, rows, max_drop) for one, rows in found.statistics.items()}

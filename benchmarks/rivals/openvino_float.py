@@ -5,7 +5,7 @@ https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-infer
 
 from typing import Any
 
-from peers import Task, Way, on_openvino
+from rivals import Task, Way, on_openvino
 
 VARIANTS: dict[str, dict[str, Any]] = {"as it ships": {}, "f32": {"precision": "f32"}}
 

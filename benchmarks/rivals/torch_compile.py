@@ -5,7 +5,7 @@ https://docs.pytorch.org/docs/stable/generated/torch.compile.html
 
 from typing import Any
 
-from peers import Task, Way
+from rivals import Task, Way
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -20,7 +20,7 @@ def prepare(task: Task, mode: str = "default", freeze: bool = False, bf16: bool 
 
     get_cpp_compiler()  # raises where there is none
     arguments = {"spec": task.torch_model, "mode": mode, "freeze": freeze, "bf16": bf16}
-    return [Way("torch", "peers.torch_compile:opened", arguments)]
+    return [Way("torch", "rivals.torch_compile:opened", arguments)]
 
 
 def opened(spec: dict[str, Any], mode: str, freeze: bool, bf16: bool) -> Any:
@@ -34,7 +34,8 @@ def opened(spec: dict[str, Any], mode: str, freeze: bool, bf16: bool) -> Any:
 
     inputs = tuple(TensorSpec.from_json(one) for one in spec["inputs"])
     torch._inductor.config.freezing = freeze
-    module = torch.compile(load(ModelSpec(**{**spec, "inputs": inputs})).model, mode=mode)
+    module: Any = load(ModelSpec(**{**spec, "inputs": inputs})).model
+    module = torch.compile(module, mode=mode)
 
     class Narrow(nn.Module):
         def forward(self, *inputs: Any) -> Any:

@@ -5,7 +5,7 @@ https://docs.pytorch.org/docs/stable/notes/cpu_threading_torchscript_inference.h
 
 from typing import Any
 
-from peers import Task, Way, thread_counts
+from rivals import Task, Way, thread_counts
 
 VARIANTS: dict[str, dict[str, Any]] = {"eager": {}}
 

@@ -6,8 +6,8 @@ https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 from pathlib import Path
 from typing import Any
 
-from peers import Task, Way, on_onnxruntime
-from peers.onnxruntime_fp32 import fused
+from rivals import Task, Way, on_onnxruntime
+from rivals.onnxruntime_fp32 import fused
 from runtime.host import facts
 from targets import saturates
 

@@ -137,7 +137,7 @@ def on_openvino(task: Task, model: Any, precision: str | None = None) -> list[Wa
     files = {"model": str(out / "model.xml"), "weights": str(out / "model.bin")}
     default = "bf16" if {"avx512_bf16", "amx_bf16"} & set(host.facts(gpus=False).instruction_sets) else "f32"
     more = [{"threads": count, "precision": precision or default, "hint": "latency"} for count in thread_counts()]
-    options = [{"precision": precision} if precision else {}, *more]
+    options: list[dict[str, Any]] = [{"precision": precision} if precision else {}, *more]
     ways = [_engine(task, "openvino", files, one) for one in options]
     shapes = {spec.name: spec.shape for spec in Specs.from_json(task.specs).inputs}
     if not any(isinstance(size, str) for shape in shapes.values() for size in shape):

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from peers import Task, Way, on_onnxruntime
+from rivals import Task, Way, on_onnxruntime
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "static": {"type": "OnnxStaticQuantization", "per_channel": True},

@@ -7,7 +7,7 @@ https://onnxruntime.ai/docs/performance/transformers-optimization.html
 from pathlib import Path
 from typing import Any
 
-from peers import Task, Way, on_onnxruntime
+from rivals import Task, Way, on_onnxruntime
 
 VARIANTS: dict[str, dict[str, Any]] = {"fp32": {}, "fused": {"fuse": True}}
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from optimize import metrics
 from optimize.metrics import Rows
-from peers import Task, Way, on_openvino
-from peers.nncf_quantize import kind
+from rivals import Task, Way, on_openvino
+from rivals.nncf_quantize import kind
 from runtime.tensors import Specs
 
 VARIANTS: dict[str, dict[str, Any]] = {"mixed": {}}

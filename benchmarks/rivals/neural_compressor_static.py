@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peers import Task, Way, on_onnxruntime, on_openvino
+from rivals import Task, Way, on_onnxruntime, on_openvino
 from runtime.tensors import Array, Specs, TensorSpec
 
 VARIANTS: dict[str, dict[str, Any]] = {"default": {}}
