@@ -130,8 +130,9 @@ def choose(
 
 
 def front(rows: Sequence[Row]) -> list[str]:
-    """Names of those that no other beats or equals at once in p50, drop on validate and size, by the estimates."""
-    seen = {row.name: (ms(row, 50), _drop(row), row.size_bytes) for row in rows if row.latency and row.validate_}
+    """Names of those that no other beats or equals at once in time, drop on validate and size, by the estimates."""
+    timed = [row for row in rows if row.latency and row.validate_]
+    seen = {row.name: (cost(row, "latency"), _drop(row), row.size_bytes) for row in timed}
     sizes = {name: tuple(math.inf if value is None else value for value in one) for name, one in seen.items()}
 
     def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
@@ -173,23 +174,32 @@ def _short(row: Row, bounds: Sequence[Limit]) -> str:
 
 
 def cost(row: Row, objective: str, percentile: int = 50) -> float:
-    """Less is better; throughput is measured at the largest batch, so there too time decides."""
+    """Less is better; throughput is measured at the largest batch, so there too time decides.
+
+    By the median, as a share of the original's in the same rounds where both were seen: two looks, and two contenders
+    in one of them, meet a machine of different speed, which the pairs do not see.
+    """
     if objective == "size":
         return float(row.size_bytes or "inf")
     if objective == "memory":
         return float(row.peak_memory_bytes or "inf")
+    assert row.latency is not None  # its callers looked
+    if row.latency.ratio is not None and (objective == "throughput" or percentile == 50):
+        return 1 / row.latency.ratio
     found = ms(row, percentile if objective == "latency" else 50)
     assert found is not None
     return found
 
 
 def _of(row: Row, rows: Sequence[Row], objective: str, batch: int, percentile: int) -> str:
-    value = cost(row, objective, percentile)
-    if objective == "latency":
-        at = "" if percentile == 50 else f"p{percentile} of "
-        shown = f"{at}{value:.3g} ms at batch {batch}"
-    elif objective == "throughput":
-        shown = f"{batch / value * 1e3:.3g} samples a second at batch {batch}"
+    if objective in ("size", "memory"):
+        value = cost(row, objective) / MIB
+        shown = f"{value:.2f} MiB" if objective == "size" else f"{value:.0f} MiB resident"
     else:
-        shown = f"{value / 2**20:.2f} MiB" if objective == "size" else f"{value / 2**20:.0f} MiB resident"
+        taken = ms(row, percentile if objective == "latency" else 50)
+        assert taken is not None  # it was chosen by it
+        at = "" if percentile == 50 else f"p{percentile} of "
+        shown = f"{at}{taken:.3g} ms at batch {batch}"
+        if objective == "throughput":
+            shown = f"{batch / taken * 1e3:.3g} samples a second at batch {batch}"
     return f"best of {len(rows)} by {objective} ({shown})"

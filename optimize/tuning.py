@@ -8,7 +8,7 @@ first look had.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from optimize import judge, stages
+from optimize import judge, select, stages
 from optimize.build import Builder, Built
 from optimize.plan import Candidate
 from optimize.report import Row
@@ -89,16 +89,10 @@ def _rivals(rows: Rows, best: Candidate, max_drop: float) -> list[str]:
     found = []
     for name, row in rows.items():
         if row.target == best.target.name and name != best.name and row.latency and row.validate_:
-            times = row.latency.p50_ms / _ms(rows, best.name)
+            times = select.cost(row, "latency") / select.cost(rows[best.name], "latency")
             if times <= NEAR and row.validate_.verdict != "exceeds" and (row.validate_.drop or 0.0) <= max_drop:
                 found.append((times, name))
     return [name for _, name in sorted(found)[:RIVALS]]
-
-
-def _ms(rows: Rows, name: str) -> float:
-    latency = rows[name].latency
-    assert latency is not None  # its callers looked
-    return latency.p50_ms
 
 
 def _variants(run: Run, builder: Builder, best: Candidate) -> list[Variant]:

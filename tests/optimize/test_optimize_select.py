@@ -28,6 +28,19 @@ def test_the_faster_is_taken():
     assert "best of 3 by latency (4 ms at batch 1)" in found.why and "within the limit on validate" in found.why
 
 
+def test_the_pairs_decide_where_they_and_the_medians_disagree():
+    def seen(name, ms, ratio):
+        one = row(name, ms)
+        return one.model_copy(update={"latency": one.latency.model_copy(update={"ratio": ratio})})
+
+    rows = [seen("plain", 10, 1.0), seen("first look", 4.0, 2.1), seen("closer look", 4.2, 2.4)]
+    found = choice(*rows)
+    assert found.name == "closer look" and "(4.2 ms at batch 1)" in found.why
+    assert front(rows) == ["closer look"]
+    by_tail = choose(rows, "latency", 0.01, "plain", 0.02, percentile=99)  # there is no ratio of tails
+    assert by_tail.name == "first look" and "p99 of 4 ms" in by_tail.why
+
+
 def test_the_front_has_what_nothing_beats_in_time_drop_and_size_at_once():
     rows = [
         row("plain", 10, 0.0, size=900), row("beaten", 10.5, 0.001, size=900), row("fast", 2, 0.02, size=900),
