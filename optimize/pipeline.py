@@ -180,14 +180,6 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
         if candidate.name in run.built and row.status in ("failed", "wrong"):
             builder.keep(candidate, run.built[candidate.name].model, row.status, row.reason)
 
-    early = ""
-    untried = sum(row.status == "dropped" and deadline.why in row.reason for row in rows.values())
-    if deadline.seconds is not None and (untried or any(deadline.why in note for note in unmended)):
-        early = (
-            f"{deadline.why}, {untried} of {len(run.candidates)} candidates were not made; the run took "
-            f"{time.monotonic() - begun:.0f} s, since what is chosen is measured"
-        )
-
     progress.stage("write the bundle")
     picked = [rows[name] for name in chosen.values()]
     exceeds = any(row.accuracy and row.accuracy.verdict == "exceeds" for row in picked)
@@ -228,7 +220,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
         bundle="bundle" if chosen else None,
         unlike=unlike,
         pareto={target: select.front([row for row in rows.values() if row.target == target]) for target in choices},
-        early=early,
+        early=stages.ended_early(run, rows, unmended, time.monotonic() - begun),
     )
     held = lock.of(asked, out, subject, report, run.built, builder.threads)
     written = [*(form.write(report, work) for form in (html, json, markdown)), held.write(work)]

@@ -220,6 +220,19 @@ def _drop(row: Row) -> float:
     return float("inf") if row.validate_ is None or row.validate_.drop is None else row.validate_.drop
 
 
+def ended_early(run: Run, rows: Rows, notes: Sequence[str], seconds: float) -> str:
+    """Why a search left candidates unmade or unrepaired, by their rows and notes; empty where it had its time."""
+    if run.deadline.seconds is None:
+        return ""
+    untried = sum(row.status == "dropped" and run.deadline.why in row.reason for row in rows.values())
+    if not untried and not any(run.deadline.why in note for note in notes):
+        return ""
+    return (
+        f"{run.deadline.why}, {untried} of {len(run.candidates)} candidates were not made; the run took {seconds:.0f} "
+        "s, since what is chosen is measured"
+    )
+
+
 def choose(run: Run, rows: Rows, max_drop: float, margin: float) -> dict[str, Choice]:
     """One candidate a target."""
     choices = {}

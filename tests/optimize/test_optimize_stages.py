@@ -5,6 +5,7 @@ import pytest
 from test_optimize_report import row
 
 from optimize import metrics, stages
+from optimize.deadline import Deadline
 from optimize.evaluate import Scores
 from optimize.metrics import Rows
 
@@ -30,3 +31,18 @@ def test_what_was_given_up_is_judged_by_the_samples_that_it_answered(monkeypatch
     assert max_drop == 0.1
     assert (found["bad"].status, found["bad"].reason) == ("dropped", "too bad")
     assert (found["bad"].validate_.samples, found["bad"].validate_.drop) == (8, 0.5)
+
+
+@pytest.mark.parametrize("seconds", [None, 60.0])
+def test_a_search_is_said_to_have_ended_early_where_its_time_was_up_and_nowhere_else(seconds):
+    deadline = Deadline(seconds)
+    run = SimpleNamespace(deadline=deadline, candidates=[1, 2, 3])
+    noisy = {"a": row("a", status="dropped", reason="only 2.0 dB of its signal are above its noise")}
+    assert stages.ended_early(run, noisy, ["a was not repaired: b holds the limit"], 70.0) == ""
+    if seconds:
+        late = {**noisy, "b": row("b", status="dropped", reason=f"it was not made: {deadline.why}")}
+        assert stages.ended_early(run, late, [], 70.4).startswith(
+            "the 60 s of --time were used up, 1 of 3 candidates were not made; the run took 70 s"
+        )
+        unmended = [f"a was not repaired: {deadline.why}"]
+        assert ", 0 of 3 candidates" in stages.ended_early(run, noisy, unmended, 70.4)
