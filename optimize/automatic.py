@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optimize import steps
 from optimize.data import Facts
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 ENOUGH = 2000  # labelled samples of calibrate, from which on a pruned model has something to learn from
 KEPT = (0.7, 0.5)  # shares of the multiplications that pruning keeps; `trials` has more
-MINUTES = 3.0  # of training for each share
+BLOCKS, GONE = 6, 0.4  # from so many residual blocks on, the share of them that goes
+MINUTES = 2.5  # of training for each
 HEAVY = 8 * 2**20  # weights of products in bytes, from which on a call may wait for memory
 
 Steps = tuple[Settings, ...]
@@ -32,6 +33,7 @@ class Made:
 
     Attributes:
         convolutions: how many layers.
+        blocks: how many of several layers each stand in a list of torch's, and may be residual.
         products: bytes of the weights of matrix products.
         trees: it has ops of the domain ai.onnx.ml, which nothing here can make smaller.
         rounded: it multiplies in int8 already.
@@ -39,6 +41,7 @@ class Made:
 
     convolutions: int
     products: int
+    blocks: int = 0
     trees: bool = False
     rounded: bool = False
 
@@ -60,7 +63,12 @@ def lists(recipe: Recipe, model: "nn.Module | Path", facts: Mapping[str, Facts])
     # what torch wrote as a program cannot be trained, nor be taught through states that go from call to call
     trainable = not isinstance(model, Path) and not recipe.is_program() and not recipe.model.states
     if trainable and made.convolutions and _learnable(facts):
-        found += [_pruned(share) for share in KEPT[: recipe.search.trials]]
+        shares = KEPT[: recipe.search.trials]
+        if made.blocks >= BLOCKS and shares:
+            # a CPU is faster with fewer layers, and little faster with thinner ones: this comes in the place of one share
+            found.append(_recovered("prune_blocks", ratio=GONE))
+            shares = shares[1:] if recipe.search.trials is None and not recipe.search.time else shares
+        found += [_pruned(share) for share in shares]
     if made.products and not made.convolutions:
         found.append([steps.get("quantize_dynamic")()])
     if made.products >= HEAVY:
@@ -77,7 +85,11 @@ def pruned(recipe: Recipe, share: float, importance: str) -> Steps:
 
 
 def _pruned(share: float, importance: str = "magnitude") -> list[Settings]:
-    less = steps.get("prune_channels").model_validate({"macs": share, "importance": importance})
+    return _recovered("prune_channels", macs=share, importance=importance)
+
+
+def _recovered(pruning: str, **settings: Any) -> list[Settings]:
+    less = steps.get(pruning).model_validate(settings)
     recover = steps.get("recover").model_validate({"minutes": MINUTES, "patience": 3})
     return [less, recover, *_rounded("onnxruntime")]
 
@@ -101,9 +113,12 @@ def _made(model: "nn.Module | Path") -> Made:
     linear = [module.weight for module in modules if isinstance(module, nn.Linear)]
     attention = [one.in_proj_weight for one in modules if isinstance(one, nn.MultiheadAttention)]
     weights = [one for one in (*linear, *attention) if one is not None]
+    from optimize.steps.prune_blocks import blocks_of
+
     return Made(
-        convolutions=sum(isinstance(module, kinds) for module in modules),
+        convolutions=sum(isinstance(one, kinds) for one in modules),
         products=sum(one.numel() * one.element_size() for one in weights),
+        blocks=len(blocks_of(model)),
     )
 
 

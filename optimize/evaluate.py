@@ -1,13 +1,16 @@
 """Accuracy of many contenders on the same samples, in one pass over the data, each in a process of its own."""
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
 
 from optimize.answers import Answers
-from optimize.data import Split, resized
+from optimize.data import Batch, Split, resized
 from optimize.metrics import Metric, Rows, first
 from optimize.report import Detail
 from optimize.streams import frame_labels, frames
@@ -16,6 +19,7 @@ from runtime.errors import InputError, WorkError
 from runtime.tensors import Array
 
 FIRST_LOOK = 128  # samples, after which a contender may be given up
+TURN_S, TURN_BYTES, TURN_MOST = 2.0, 2**26, 32  # of all contenders' turns, of what is held meanwhile, batches in one
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,24 @@ class Scores:
     given_up: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class _Truth:
+    """What the original answered to one batch.
+
+    Attributes:
+        sound: there is neither NaN nor infinity in it.
+        own: the data's labels, where the metric looks at them.
+        labels: what is compared with.
+        rows: how many came before.
+    """
+
+    sound: bool
+    outputs: Mapping[str, Array]
+    own: Array | None
+    labels: Array
+    rows: int
+
+
 def evaluate(
     contenders: Sequence[Contender],
     split: Split,
@@ -49,6 +71,9 @@ def evaluate(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Scores:
     """Run every contender over a split.
+
+    They take turns of several batches: the threads of an engine spin on after its last call and are in the way of the
+    next one's, which costs more than a small model's answer.
 
     Args:
         contenders: the first is the original; its failure is an error.
@@ -75,16 +100,16 @@ def evaluate(
     details = {contender.name: Answers(numbers, metric.classes) for contender in contenders}
     given_up: dict[str, str] = {}
     seen = rows = 0
-    look = FIRST_LOOK
+    look, turn, batches = FIRST_LOOK, 1, iter(split.batches(batch))
     try:
-        for feeds, labels in split.batches(batch):
-            size = len(next(iter(feeds.values())))
-            given = resized(feeds, batch) if fixed and size < batch else feeds
-            sound, truth, own = True, dict[str, Array](), None
-            for contender in contenders:
+        while asked := list(islice(batches, turn)):
+            begun, truths = time.monotonic(), list[_Truth]()
+            for contender, (place, (feeds, labels)) in product(contenders, enumerate(asked)):
                 name = contender.name
                 if name in failed or name in wrong or name in given_up:
                     continue
+                size = len(next(iter(feeds.values())))
+                given = resized(feeds, batch) if fixed and size < batch else feeds
                 try:
                     if name not in workers:
                         workers[name] = Worker.start(contender, {}, log)
@@ -98,26 +123,31 @@ def evaluate(
                 if name == original:
                     if contender.streaming and labels is not None:
                         labels = frame_labels(labels, size, len(first(outputs)), split.name)
-                    sound, truth, own = not odd, outputs, None if metric.own else labels
-                    labels = metric.own(outputs, feeds) if metric.own else labels
+                    own, labels = (None, metric.own(outputs, feeds)) if metric.own else (labels, labels)
                     if labels is None:
                         raise InputError(f"the split '{split.name}' has no labels for some of its samples.")
-                elif odd and sound:
+                    truths.append(_Truth(not odd, outputs, own, labels, rows))
+                    rows += len(first(outputs))
+                truth = truths[place]
+                if odd and truth.sound:
                     wrong[name] = f"its output '{odd[0]}' has NaN or infinity where the original's has none"
                     continue
-                assert labels is not None
                 try:
-                    found[name].append(Rows.of(metric.update(outputs, labels)).of_samples(size))
+                    found[name].append(Rows.of(metric.update(outputs, truth.labels)).of_samples(size))
                 except InputError as error:  # the original passed with these labels, so it is not theirs
                     if name == original:
                         raise
                     failed[name] = str(error)
                     continue
-                if sound and len(first(truth)) == len(labels):
-                    details[name].update(truth, outputs, own, rows)
-            seen, rows = seen + size, rows + len(first(truth))
+                if truth.sound and len(first(truth.outputs)) == len(truth.labels):
+                    details[name].update(truth.outputs, outputs, truth.own, truth.rows)
+            seen += sum(len(next(iter(feeds.values()))) for feeds, _ in asked)
             progress(seen)
-            if hopeless is None or seen < look:
+            turn = _next_turn(turn, time.monotonic() - begun, asked, truths)
+            if hopeless is None:
+                continue
+            if seen < look:
+                turn = min(turn, math.ceil((look - seen) / batch))
                 continue
             look *= 2
             for contender in contenders[1:]:
@@ -132,6 +162,14 @@ def evaluate(
             worker.close()
     kept = {name: Rows.joined(parts) for name, parts in found.items() if name not in failed and name not in wrong}
     return Scores(kept, {name: details[name].finish() for name in kept}, failed, wrong, given_up)
+
+
+def _next_turn(turn: int, seconds: float, asked: Sequence[Batch], truths: Sequence[_Truth]) -> int:
+    """How many batches the next turn has, by what this one took."""
+    held = sum(one.nbytes for feeds, _ in asked for one in feeds.values())
+    held += sum(one.nbytes for truth in truths for one in truth.outputs.values())
+    share = min(TURN_S / max(seconds, 1e-9), TURN_BYTES / max(held, 1))
+    return min(TURN_MOST, 2 * turn, max(1, int(turn * share)))
 
 
 def answers(contender: Contender, outputs: Mapping[str, Array], size: int, batch: int) -> dict[str, Array]:

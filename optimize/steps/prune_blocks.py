@@ -17,7 +17,7 @@ from optimize.models import Removal, TorchModel
 from optimize.sources.torch import tensors
 from optimize.steps import Context, Settings
 from optimize.verify import sized_feeds
-from runtime.errors import StepError
+from runtime.errors import NothingToDo, StepError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,18 +50,25 @@ class Step(Settings):
             raise ValueError("give one of ratio (share of the removable blocks) and count")
         return self
 
+    def amount(self) -> str:
+        """The share of the blocks that is kept, in percent, or how many go."""
+        return f"-blocks{100 * (1 - self.ratio):.0f}" if self.ratio else f"-{self.count}blocks"
+
     def __call__(self, model: TorchModel, context: Context) -> TorchModel:
         """A model with fewer blocks; the one given is not changed.
 
         Raises:
             InputError: a pattern matches nothing.
+            NothingToDo: no block can go.
             StepError: there are not so many blocks that can go.
         """
         module = copy.deepcopy(model.module).eval()
         removable = _removable(module, pruning.sample(model, context))
         if not removable:
-            raise StepError("there is no block that can go: a child of an nn.Sequential or nn.ModuleList, with layers "
-                            "in it, whose output has the shape of its input")  # fmt: skip
+            raise NothingToDo(
+                "there is no block that can go: a child of an nn.Sequential or nn.ModuleList, with layers in it, whose "
+                "output has the shape of its input"
+            )
         left = list(
             pruning.chosen({name: module.get_submodule(name) for name in removable}, self.include, self.exclude)
         )
@@ -94,18 +101,24 @@ class Step(Settings):
         return found
 
 
+def blocks_of(module: "nn.Module") -> "dict[str, nn.Module]":
+    """What has layers in it, and is one of several in a list."""
+    from torch import nn
+
+    return {
+        f"{name}.{key}" if name else key: child
+        for name, parent in module.named_modules()
+        if isinstance(parent, (nn.Sequential, nn.ModuleList))
+        for key, child in parent.named_children()
+        if any(child.children()) and pruning.layers(child)
+    }
+
+
 def _removable(module: "nn.Module", arguments: "Sequence[Tensor]") -> list[str]:
     """Blocks in lists whose output, in one call with one tensor, has the shape of their input."""
     from torch import nn
 
-    lists = (nn.Sequential, nn.ModuleList)
-    blocks = {
-        f"{name}.{key}" if name else key: child
-        for name, parent in module.named_modules()
-        if isinstance(parent, lists)
-        for key, child in parent.named_children()
-        if any(child.children()) and pruning.layers(child)
-    }
+    lists, blocks = (nn.Sequential, nn.ModuleList), blocks_of(module)
     same: dict[str, list[bool]] = {name: [] for name in blocks}
 
     def watch(name: str) -> Any:

@@ -53,6 +53,26 @@ def test_convolutions_with_enough_labels_are_pruned_too():
     assert names(recipe(), CONVOLUTIONS, unlabelled) == [ROUNDED]
 
 
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return x + self.norm(self.conv(x))
+
+
+def test_a_network_of_blocks_loses_some_of_them_in_the_place_of_a_share_of_its_channels():
+    shallow, deep = (nn.Sequential(nn.Conv2d(3, 8, 3), *(Residual() for _ in range(n))) for n in (5, 6))
+    blocks = ["prune_blocks", "recover", *ROUNDED]
+    assert names(recipe(), shallow, MANY) == [PRUNED, PRUNED, ROUNDED]
+    assert names(recipe(), deep, MANY) == [blocks, PRUNED, ROUNDED]
+    assert names(recipe(search={"trials": 3}), deep, MANY) == [blocks, PRUNED, PRUNED, ROUNDED]
+    assert names(recipe(search={"trials": 0}), deep, MANY) == [ROUNDED]
+    found = [one.name for one in expand(recipe(), host.facts(), automatic.lists(recipe(), deep, MANY))]
+    assert {"onnxruntime-pruned-blocks60-recovered-int8", "onnxruntime-pruned50-recovered-int8"} <= set(found)
+
+
 def test_what_is_made_of_products_is_rounded_in_the_call_too_and_by_its_weights_where_they_are_heavy():
     assert names(recipe(), PRODUCTS, MANY) == [["quantize_dynamic"], ROUNDED]
     heavy = nn.Linear(2048, 2048)

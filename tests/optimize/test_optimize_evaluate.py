@@ -69,10 +69,12 @@ def test_statistics_are_in_the_order_of_the_data_for_every_contender():
     assert not found.failed and not found.wrong
 
 
-def test_progress_counts_samples():
+@pytest.mark.parametrize("most", [1, 2, 9])
+def test_progress_counts_samples_turn_by_turn(monkeypatch, most):
+    monkeypatch.setattr(evaluation, "TURN_MOST", most)
     seen = []
     evaluate([contender("original")], split(*scores()), ACCURACY, 10, progress=seen.append)
-    assert seen == [10, 20, 25]
+    assert seen == ([10, 20, 25] if most == 1 else [10, 25])
 
 
 def test_a_contender_that_fails_on_the_way_is_dropped_and_the_others_go_on():

@@ -8,7 +8,7 @@ from torch import nn
 from optimize.models import Removal, TorchModel, measures
 from optimize.steps.prune_blocks import Step, _removable
 from optimize.steps.prune_weights import Step as Weights
-from runtime.errors import InputError, StepError
+from runtime.errors import InputError, NothingToDo, StepError
 
 
 def model(module, context):
@@ -113,7 +113,7 @@ def test_masks_of_what_is_gone_go(residual, torch_context):
 
 def test_where_there_are_none_it_says_what_a_block_is(torch_context):
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 196, 5)).eval()
-    with pytest.raises(StepError, match=r"no block that can go: a child of an nn\.Sequential"):
+    with pytest.raises(NothingToDo, match=r"no block that can go: a child of an nn\.Sequential"):
         Step(count=1)(model(module, torch_context), torch_context())
 
 
