@@ -65,7 +65,7 @@ def lists(recipe: Recipe, model: "nn.Module | Path", facts: Mapping[str, Facts])
     if trainable and made.convolutions and _learnable(facts):
         shares = KEPT[: recipe.search.trials]
         if made.blocks >= BLOCKS and shares:
-            # a CPU is faster with fewer layers, and little faster with thinner ones: this comes in the place of one share
+            # a CPU is faster with fewer layers, and little faster with thinner ones: it takes the place of one share
             found.append(_recovered("prune_blocks", ratio=GONE))
             shares = shares[1:] if recipe.search.trials is None and not recipe.search.time else shares
         found += [_pruned(share) for share in shares]

@@ -153,9 +153,12 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     if asked.tunes() and not pinned:
         progress.stage("a closer look at the best, and settings to run them with")
         if not deadline.over():
+            first = rows
             with deadline.ending():
                 run, rows, settings = tuning.looked_closer(run, rows, builder, chosen, max_drop)
-            choices = stages.choose(run, rows, max_drop, screening.margin)
+            # of two looks each has a machine of its own speed, as has the original in it
+            closer = [name for name, row in rows.items() if name not in first or row.latency is not first[name].latency]
+            choices = stages.choose(run, rows, max_drop, screening.margin, closer)
             chosen = {target: choice.name for target, choice in choices.items() if choice.name}
 
     progress.stage("accuracy on test")

@@ -8,7 +8,7 @@ and is said not to.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from optimize.report import Accuracy, Row
@@ -86,7 +86,7 @@ class Choice:
 
 def choose(
     rows: Sequence[Row], objective: str, max_drop: float, plain: str, margin: float, batch: int = 1,
-    bounds: Sequence[Limit] = (), percentile: int = 50,
+    bounds: Sequence[Limit] = (), percentile: int = 50, among: Collection[str] = (),
 ) -> Choice:  # fmt: skip
     """Choose among one target's candidates.
 
@@ -99,6 +99,7 @@ def choose(
         batch: samples a call, for words only.
         bounds: the constraints beside accuracy.
         percentile: of the latency by which is chosen.
+        among: names of those that were looked at again together, before whom no other comes that does as well.
     """
     usable = [row for row in rows if row.status == "measured" and row.validate_ and row.latency]
     if not usable:
@@ -116,7 +117,7 @@ def choose(
     if not met:
         nearest = min(eligible, key=lambda row: max(bound.excess(row) for bound in bounds))
         return Choice(nearest.name, f"no candidate that holds the accuracy {_short(nearest, bounds)}", nearest.name)
-    eligible = met
+    eligible = [row for row in met if row.name in among] or met
     best = min(eligible, key=lambda row: cost(row, objective, percentile))
     told = [row for row in eligible if row.validate_ and row.validate_.verdict == "within"]
     if told and best not in told:

@@ -1,7 +1,7 @@
 """What the stages of a run do, on the rows of its candidates: make, judge, mend, time, choose."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -233,8 +233,8 @@ def ended_early(run: Run, rows: Rows, notes: Sequence[str], seconds: float) -> s
     )
 
 
-def choose(run: Run, rows: Rows, max_drop: float, margin: float) -> dict[str, Choice]:
-    """One candidate a target."""
+def choose(run: Run, rows: Rows, max_drop: float, margin: float, among: Collection[str] = ()) -> dict[str, Choice]:
+    """One candidate a target; `among` as `select.choose` has it."""
     choices = {}
     for target in run.asked.targets:
         own = [candidate for candidate in run.candidates if candidate.target.name == target]
@@ -245,7 +245,7 @@ def choose(run: Run, rows: Rows, max_drop: float, margin: float) -> dict[str, Ch
         choices[target] = select.choose(
             [rows[candidate.name] for candidate in own], run.asked.constraints.objective, max_drop, plain.name,
             margin, run.subject.batch, select.limits(run.asked.constraints, run.asked.device, run.subject.batch),
-            run.asked.constraints.percentile,
+            run.asked.constraints.percentile, among,
         )  # fmt: skip
     return choices
 

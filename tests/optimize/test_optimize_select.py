@@ -41,6 +41,13 @@ def test_the_pairs_decide_where_they_and_the_medians_disagree():
     assert by_tail.name == "first look" and "p99 of 4 ms" in by_tail.why
 
 
+def test_what_was_looked_at_again_is_chosen_among_itself_where_any_of_it_holds():
+    rows = [row("plain", 10), row("once", 4), row("again", 5), row("again, and loses", 3, 0.05, "exceeds")]
+    closer = ["again", "again, and loses"]
+    assert choose(rows, "latency", 0.01, "plain", 0.02, among=closer).name == "again"
+    assert choose(rows, "latency", 0.01, "plain", 0.02, among=closer[1:]).name == "once"
+
+
 def test_the_front_has_what_nothing_beats_in_time_drop_and_size_at_once():
     rows = [
         row("plain", 10, 0.0, size=900), row("beaten", 10.5, 0.001, size=900), row("fast", 2, 0.02, size=900),
