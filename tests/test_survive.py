@@ -1,5 +1,6 @@
 """A full disk, an interrupt, a folder of somebody else's, and no word to anybody: `optimize` as a whole process."""
 
+import json
 import os
 import resource
 import shutil
@@ -47,7 +48,7 @@ def place(tmp_path, tiny_data):
 def start(place, **settings):
     environment = {**os.environ, "OPTIMIZE_CACHE": str(place / "cache"), **settings.pop("env", {})}
     return subprocess.Popen(
-        [sys.executable, *WORDS], cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, *settings.pop("words", WORDS)], cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=environment, start_new_session=True, **settings,
     )  # fmt: skip
 
@@ -122,6 +123,57 @@ def test_two_runs_into_one_folder(place):
     until(third, "make the candidates")
     os.killpg(third.pid, signal.SIGKILL)
     third.communicate()
+
+
+def test_a_search_that_is_killed_goes_on_where_it_was(place):
+    """kill -9 of the program and all its processes, in the middle of each of three stages; then to the end."""
+    words = [word for word in WORDS if word != "--quick"] + ["--set", "measure.budget=1"]
+    for stage in ("quantize_torch for onnxruntime-int8-torch", "accuracy on validate", "a closer look"):
+        process = start(place, words=words)
+        until(process, stage)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not (place / "out" / "report.json").exists()
+    process = start(place, words=words)
+    _, chatter = process.communicate(timeout=600)
+    assert process.returncode == 0, chatter
+    report = json.loads((place / "out" / "report.json").read_text())
+    made = {one["name"]: one["made"] for one in report["candidates"] if one["made"]}
+    assert len([name for name in made if "int8" in name]) >= 3
+    again = [(name, one["use"]) for name, steps in made.items() for one in steps if not one["cached"]]
+    assert again == []  # every step was found in the cache
+    assert sorted(one.name for one in (place / "out").iterdir()) == sorted(
+        ["bundle", "log.txt", "recipe.lock", "report.html", "report.json", "report.md"]
+    )
+
+
+JUMPS = """
+import random
+import time
+
+now = time.time
+time.time = lambda: now() + random.choice((-1e6, 0.0, 1e6))
+"""
+
+
+def test_a_clock_that_jumps_changes_no_figure(place):
+    """By eleven days to and fro, in every process: what is measured is measured by clocks that only go on."""
+    (place / "sitecustomize.py").write_text(JUMPS)
+    seen = subprocess.run(
+        [sys.executable, "-c", "import time; print(len({round(time.time(), -5) for _ in range(99)}))"],
+        env={**os.environ, "PYTHONPATH": str(place)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(seen.stdout) > 1  # it does jump
+    begun = time.monotonic()
+    process = start(
+        place, env={"PYTHONPATH": os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")]))}
+    )
+    _, chatter = process.communicate(timeout=600)
+    assert process.returncode == 0, chatter
+    report = json.loads((place / "out" / "report.json").read_text())
+    assert 0 < report["seconds"] <= time.monotonic() - begun
+    for row in [report["original"], *(one for one in report["candidates"] if one["latency"])]:
+        assert 0 < row["latency"]["p50_ms"] < 1000 and 0 < row["cold_start_ms"] < 1000 * (time.monotonic() - begun)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user whom a folder refuses; CI is root")
