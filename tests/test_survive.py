@@ -48,8 +48,8 @@ def place(tmp_path, tiny_data):
 def start(place, **settings):
     environment = {**os.environ, "OPTIMIZE_CACHE": str(place / "cache"), **settings.pop("env", {})}
     return subprocess.Popen(
-        [sys.executable, *settings.pop("words", WORDS)], cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=environment, start_new_session=True, **settings,
+        [sys.executable, *settings.pop("words", WORDS)], cwd=place, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **settings,
     )  # fmt: skip
 
 
