@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optimize import plan
+from optimize import automatic, plan, trials, tuning
 from optimize.build import Builder, Built
 from optimize.flags import asked_for
 from optimize.folder import chatter_to
@@ -30,6 +30,7 @@ from runtime.measure import BLOCK_CALLS, BLOCK_S, MIRRORED
 
 MIB = 2**20
 START_S = 1.5  # of a process with an engine library in it
+SETTINGS = 4  # that a target has about
 
 
 def preflight(what: str, changes: Sequence[str] = (), **flags: Any) -> dict[str, Any]:
@@ -64,9 +65,22 @@ def preflight(what: str, changes: Sequence[str] = (), **flags: Any) -> dict[str,
             for one in candidates
         },
         "notes": [*plan.remarks(asked, machine, subject.plans), *subject.notes] or "nothing to say",
-        "expected": f"{seconds / 60:.1f} min of compiling and measuring here, at least; what steps train, calibrate, "
-        "repair or prune until a latency comes on top, and is not known before it is done",
+        "expected": f"{seconds / 60:.1f} min of compiling and measuring here, at least{_training(asked, candidates)}; "
+        "what steps calibrate, repair or prune until a latency comes on top, and is not known before it is done"
+        + (f"; the search ends after {asked.search.time:g} s" if asked.search.time else ""),
     }
+
+
+def _training(asked: Recipe, candidates: Sequence[Candidate]) -> str:
+    """How long steps may train, each beginning that candidates share counted once; nothing where none does."""
+    known: dict[str, float] = {}
+    for one in candidates:
+        for place, step in enumerate(one.steps):
+            if minutes := getattr(step, "minutes", None):
+                known[repr(one.steps[: place + 1])] = minutes
+    more = max(0, trials.most(asked) - len(automatic.KEPT))
+    total = sum(known.values()) + more * automatic.MINUTES
+    return f", and {total:g} min of training at most" + (f" with {more} more trials" if more else "") if total else ""
 
 
 def _tried(
@@ -110,5 +124,6 @@ def _seconds(
     return float(
         sum(row["compile_s"] + samples / subject.batch * row["call_s"] for _, row in alive)
         + SCREENING_ROUNDS * (blocks + START_S * len(alive))
+        + (tuning.ROUNDS * (tuning.RIVALS + SETTINGS) * len(asked.targets) * START_S if asked.tunes() else 0.0)
         + asked.measure.budget * 3 * len(asked.targets)
     )

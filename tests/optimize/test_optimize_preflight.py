@@ -29,6 +29,21 @@ def test_what_would_be_done_and_what_it_takes(place, tiny_onnx):
     assert sorted(path.name for path in place.iterdir()) == ["cache", "data.npz"]  # results of steps are kept, no more
 
 
+def test_how_long_steps_may_train_is_told_and_what_candidates_share_counts_once(place):
+    (place / "model.py").write_text(
+        "import torch\nfrom torch import nn\n\n\ndef build():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))"
+    )
+    (place / "recipe.toml").write_text(
+        '[model]\nentry = "model.py:build"\n[data]\npath = "data.npz"\n[targets.onnxruntime]\n[targets.openvino]\n'
+        '[[steps]]\nuse = "prune_channels"\nmacs = 0.5\n[[steps]]\nuse = "recover"\nminutes = 2\n'
+        '[[steps]]\nuse = "quantize_static"\n'
+    )
+    assert ", and 2 min of training at most; " in preflight("recipe.toml")["expected"]
+    timed = preflight("recipe.toml", ["search.time=90"])["expected"]
+    assert timed.endswith("; the search ends after 90 s")
+
+
 def test_a_device_that_is_too_small_is_said(place, tiny_onnx):
     found = preflight(
         str(tiny_onnx), ["device.flash_mib=0.001", "device.ram_mib=8"], data="data.npz", targets=["onnxruntime"]
