@@ -30,9 +30,10 @@ def test_what_would_be_done_and_what_it_takes(place, tiny_onnx):
 
 
 def test_how_long_steps_may_train_is_told_and_what_candidates_share_counts_once(place):
+    layers = "nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)"
     (place / "model.py").write_text(
         "import torch\nfrom torch import nn\n\n\ndef build():\n    torch.manual_seed(0)\n"
-        "    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))"
+        f"    return nn.Sequential({layers})\n"
     )
     (place / "recipe.toml").write_text(
         '[model]\nentry = "model.py:build"\n[data]\npath = "data.npz"\n[targets.onnxruntime]\n[targets.openvino]\n'
