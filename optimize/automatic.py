@@ -67,7 +67,9 @@ def lists(recipe: Recipe, model: "nn.Module | Path", facts: Mapping[str, Facts])
         if made.blocks >= BLOCKS and shares:
             # a CPU is faster with fewer layers, and little faster with thinner ones: it takes the place of one share
             found.append(_recovered("prune_blocks", ratio=GONE))
-            shares = shares[1:] if recipe.search.trials is None and not recipe.search.time else shares
+            asked = recipe.search
+            searched = bool(asked.time) if asked.trials is None else asked.trials > len(KEPT)
+            shares = shares if searched else shares[1:]
         found += [_pruned(share) for share in shares]
     if made.products and not made.convolutions:
         found.append([steps.get("quantize_dynamic")()])

@@ -67,6 +67,8 @@ def test_a_network_of_blocks_loses_some_of_them_in_the_place_of_a_share_of_its_c
     blocks = ["prune_blocks", "recover", *ROUNDED]
     assert names(recipe(), shallow, MANY) == [PRUNED, PRUNED, ROUNDED]
     assert names(recipe(), deep, MANY) == [blocks, PRUNED, ROUNDED]
+    assert names(recipe(search={"trials": 1}), deep, MANY) == [blocks, ROUNDED]
+    assert names(recipe(search={"trials": 2}), deep, MANY) == [blocks, PRUNED, ROUNDED]
     assert names(recipe(search={"trials": 3}), deep, MANY) == [blocks, PRUNED, PRUNED, ROUNDED]
     assert names(recipe(search={"trials": 0}), deep, MANY) == [ROUNDED]
     found = [one.name for one in expand(recipe(), host.facts(), automatic.lists(recipe(), deep, MANY))]
