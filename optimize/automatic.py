@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ENOUGH = 2000  # labelled samples of calibrate, from which on a pruned model has something to learn from
 KEPT = (0.7, 0.5)  # shares of the multiplications that pruning keeps; `trials` has more
 BLOCKS, GONE = 6, 0.4  # from so many residual blocks on, the share of them that goes
-MINUTES = 2.0  # of training for each
+MINUTES = 1.5  # of training for each
 HEAVY = 8 * 2**20  # weights of products in bytes, from which on a call may wait for memory
 
 Steps = tuple[Settings, ...]

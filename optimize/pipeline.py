@@ -30,9 +30,9 @@ from optimize.subject import prepare
 from runtime import host
 from runtime.cache import Cache, default_folder
 from runtime.errors import InputError, WorkError
-from runtime.measure import measure
+from runtime.measure import MIN_ROUNDS, measure
 
-SCREENING_ROUNDS = 3
+SCREENING_ROUNDS, QUICK_ROUNDS = 3, 4
 STAGES = 8  # and two more, where pruning is searched and settings are tried
 DISTRIBUTIONS = (
     "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "nncf",
@@ -170,7 +170,8 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     before = Neighbours.now()
     last = measure(
         [subject.contender, *(run.built[name].contender for name in finalists)], subject.feeds,
-        budget_s=asked.measure.budget * len(finalists), log=log, seed=asked.measure.seed, progress=progress.count,
+        budget_s=asked.measure.budget * len(finalists), least=QUICK_ROUNDS if asked.search.quick else MIN_ROUNDS,
+        log=log, seed=asked.measure.seed, progress=progress.count,
     )  # fmt: skip
     rows = judge.with_margin(rows, last.margin)  # the machine's floor is known now: earlier looks claim no more
     headline, rows = stages.headline(run, rows, last, chosen, Neighbours.now().since(before))

@@ -109,6 +109,7 @@ def measure(
     *,
     budget_s: float = 20.0,
     rounds: int | None = None,
+    least: int = MIN_ROUNDS,
     twin: bool = True,
     seed: int = 0,
     log: Path | None = None,
@@ -122,8 +123,9 @@ def measure(
     Args:
         contenders: the first is the base.
         feeds: the arrays of each call.
-        budget_s: after which to stop, though never before 8 rounds.
+        budget_s: after which to stop, though never before the `least` rounds.
         rounds: exactly so many instead.
+        least: rounds before which neither the budget nor precision ends it; with fewer the intervals are wider.
         twin: also run the base against itself.
         seed: of the orders.
         log: where the workers' chatter goes.
@@ -142,8 +144,8 @@ def measure(
     failed: dict[str, str] = {}
     quiet, restless, begun, done = "CPU time", 0, clock(), 0
     while True:
-        expected = rounds or MIN_ROUNDS
-        if rounds is None and done >= MIN_ROUNDS:  # the budget decides: extrapolate it from the rounds so far
+        expected = rounds or least
+        if rounds is None and done >= least:  # the budget decides: extrapolate it from the rounds so far
             expected = max(done + 1, int(done * budget_s / max(clock() - begun, 1e-9)))
         progress(done, expected, f"round {done + 1}")
         order = [str(name) for name in random.permutation(list(alive))]
@@ -161,7 +163,7 @@ def measure(
         if rounds is not None:
             if done >= rounds:
                 return so_far
-        elif done >= MIN_ROUNDS:
+        elif done >= least:
             if all(so_far.ratio(name).half_width <= PRECISION for name in alive if name != base.name):
                 return replace(so_far, stopped="precision")
             if clock() - begun >= budget_s:
