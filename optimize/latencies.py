@@ -1,4 +1,4 @@
-"""How long the layers of a torch module take at several widths, each by itself on a target's real engine.
+"""How long parts of a torch module take, each by itself on a target's real engine: layers at several widths, blocks.
 
 A layer alone has a call of its own around it and lacks what an engine fuses into it, so its time means little. How much
 less it takes with fewer channels means more, and that is what a prediction adds up.
@@ -8,7 +8,7 @@ import copy
 import math
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,15 +77,13 @@ def measured(
     Raises:
         WorkError: the engine does not take a layer.
     """
-    shapes = _shapes(model, feeds)
+    shapes = _shapes(model, pruning.layers(model.module), feeds)
     changed = {
         name: layer
         for name, layer in pruning.layers(model.module).items()
         if name in shapes and widths(layer) != widths(least.get_submodule(name))
     }
-    # an engine that is built for a range of sizes gets a layer of one size, another one a layer as open as the model is
-    ranged = "profiles" in contender.arguments["options"]
-    first = model.inputs[0].shape[0] if model.inputs[0].shape and not ranged else 1
+    open_batch = _open_batch(model, contender)
     known: dict[str, float] = {}
     found: dict[str, Latency] = {}
     with tempfile.TemporaryDirectory() as folder, Worker("the layers", log) as worker:
@@ -101,12 +99,40 @@ def measured(
                 key = f"{one} {shape}"  # layers that say the same of themselves take the same time
                 if key not in known:
                     place = Path(folder) / str(len(known))
-                    known[key] = _alone(worker, one, shape, isinstance(first, str), contender, place)
+                    known[key] = _alone(worker, one, shape, open_batch, contender, place)
                 return known[key]
 
             ms = [[sum(timed(*narrowed(layer, shape, a, b)) for shape in shapes[name]) for b in columns] for a in rows]
             found[name] = Latency(rows, columns, tuple(map(tuple, ms)))
     return whole, found
+
+
+def of_blocks(
+    model: TorchModel, names: Sequence[str], contender: Contender, feeds: Mapping[str, Array], log: Path,
+    progress: Callable[[int, int, str], None],
+) -> tuple[float, dict[str, float]]:  # fmt: skip
+    """The engine's milliseconds for the whole model, and for each block of these names; otherwise as `measured`."""
+    blocks = {name: model.module.get_submodule(name) for name in names}
+    shapes, open_batch = _shapes(model, blocks, feeds), _open_batch(model, contender)
+    known: dict[str, float] = {}
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder, Worker("the blocks", log) as worker:
+        whole = _ms(worker, contender, feeds)
+        for done, (name, block) in enumerate(blocks.items()):
+            progress(done, len(blocks), "blocks")
+            for shape in shapes[name]:
+                key = f"{block} {shape}"
+                if key not in known:
+                    place = Path(folder) / str(len(known))
+                    known[key] = _alone(worker, block, shape, open_batch, contender, place)
+                found[name] = found.get(name, 0.0) + known[key]
+    return whole, found
+
+
+def _open_batch(model: TorchModel, contender: Contender) -> bool:
+    """An engine that is built for a range of sizes gets a part of one size, another one a part as open as the model."""
+    ranged = "profiles" in contender.arguments["options"]
+    return bool(model.inputs[0].shape) and not ranged and isinstance(model.inputs[0].shape[0], str)
 
 
 def narrowed(layer: Any, shape: tuple[int, ...], takes: int, gives: int) -> "tuple[nn.Module, tuple[int, ...]]":
@@ -131,12 +157,14 @@ def _between(least: int, most: int, step: int) -> tuple[int, ...]:
     return tuple(sorted({least, min(max(round((least + most) / 2 / step) * step, least), most), most}))
 
 
-def _shapes(model: TorchModel, feeds: Mapping[str, Array]) -> dict[str, list[tuple[int, ...]]]:
-    """What each layer takes in this call; a layer that is called twice takes twice."""
+def _shapes(
+    model: TorchModel, parts: "Mapping[str, nn.Module]", feeds: Mapping[str, Array]
+) -> dict[str, list[tuple[int, ...]]]:
+    """What each part takes in this call; one that is called twice takes twice."""
     found: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     handles = [
-        layer.register_forward_pre_hook(lambda _, given, name=name: found[name].append(tuple(given[0].shape)))
-        for name, layer in pruning.layers(model.module).items()
+        part.register_forward_pre_hook(lambda _, given, name=name: found[name].append(tuple(given[0].shape)))
+        for name, part in parts.items()
     ]
     try:
         pruning.outputs(model.module, tensors(feeds, model.inputs))

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from optimize import plan, processes, recipe, slimming, trials
+from optimize import plan, processes, recipe, trials, until
 from optimize.build import Built
 from optimize.changes import changed, flat
 from optimize.flags import asked_for, named
@@ -76,8 +76,8 @@ class Lock(_Part):
         trials: of how much to prune: percent of the multiplications that are kept, and the importance.
         weights: sha256 of the model's weights and buffers as they were loaded.
         files: of the model and the user's code, path in `folder` to sha256.
-        widths: of each step that prunes until a latency, in order, layer to the channels that it keeps; null where none
-            were found.
+        widths: of each step that prunes until a latency, in order, layer to the channels that it keeps, or the blocks
+            that go; null where none were found.
         bundle: path to sha256; empty in the copy that lies in the bundle, whose manifest has them.
     """
 
@@ -96,7 +96,7 @@ class Lock(_Part):
     trials: list[tuple[int, str]] = Field(default_factory=list)
     chosen: dict[str, str]
     closest: dict[str, str]
-    widths: list[dict[str, int] | None] = Field(default_factory=list)
+    widths: list[until.Found] = Field(default_factory=list)
     bundle: dict[str, str] = Field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
@@ -136,7 +136,7 @@ def of(asked: Recipe, out: Path, subject: Subject, report: Report, built: Mappin
         ),
         chosen=report.chosen,
         closest=report.closest,
-        widths=slimming.found_widths(subject.plans),
+        widths=until.found(subject.plans),
     )
 
 
@@ -161,9 +161,9 @@ class Pinned:
                 sizes = f"{now.samples} samples, {was.samples} in the lock" if now.samples != was.samples else "sha256"
                 raise InputError(f"the data is not that of {self.path}: the split '{name}' differs ({sizes}).")
 
-    def plans(self, subject: Subject) -> slimming.Plans:
-        """The subject's, with the widths that were found then."""
-        return slimming.with_widths(subject.plans, self.lock.widths)
+    def plans(self, subject: Subject) -> until.Plans:
+        """The subject's, with what was found then."""
+        return until.with_found(subject.plans, self.lock.widths)
 
     def candidates(self, subject: Subject) -> list[Candidate]:
         """Those that were chosen and those that are measured beside them, as the lock's machine had them.

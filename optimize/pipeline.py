@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
-from optimize import judge, lock, plan, processes, select, slimming, stages, thumbnails, trials, tuning
+from optimize import judge, lock, plan, processes, select, stages, thumbnails, trials, tuning, until
 from optimize.build import Builder
 from optimize.causes import causes
 from optimize.collapse import diagnosed
@@ -30,7 +30,7 @@ from optimize.subject import prepare
 from runtime import host
 from runtime.cache import Cache, default_folder
 from runtime.errors import InputError, WorkError
-from runtime.measure import MIN_ROUNDS, measure
+from runtime.measure import measure
 
 SCREENING_ROUNDS, QUICK_ROUNDS = 3, 4
 STAGES = 8  # and two more, where pruning is searched and settings are tried
@@ -115,7 +115,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     builder = Builder(subject, Cache(default_folder()), versions, out / FAILED, log, progress, asked.limits, threads)
     sought: list[str] = []
     if not pinned:
-        subject, sought = slimming.resolved(asked, machine, subject, builder, log, progress, deadline)
+        subject, sought = until.resolved(asked, machine, subject, builder, log, progress, deadline)
         candidates = plan.expand(asked, machine, subject.plans)
     if processes.count() > 1:
         builder.train(candidates)
@@ -170,7 +170,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     before = Neighbours.now()
     last = measure(
         [subject.contender, *(run.built[name].contender for name in finalists)], subject.feeds,
-        budget_s=asked.measure.budget * len(finalists), least=QUICK_ROUNDS if asked.search.quick else MIN_ROUNDS,
+        budget_s=asked.measure.budget * len(finalists), least=QUICK_ROUNDS if asked.search.quick else None,
         log=log, seed=asked.measure.seed, progress=progress.count,
     )  # fmt: skip
     rows = judge.with_margin(rows, last.margin)  # the machine's floor is known now: earlier looks claim no more
@@ -244,7 +244,7 @@ def _help(asked: Recipe, pinned: Pinned | None) -> NoReturn:
         if pinned:
             subject = replace(subject, plans=pinned.plans(subject))
         else:
-            slimming.check(subject.plans)
+            until.check(subject.plans)
         threads = pinned.lock.threads if pinned else None
         builder = Builder(subject, Cache(work), {}, work, work / LOG, silent, asked.limits, threads)
         builder.train(pinned.candidates(subject) if pinned else plan.expand(asked, host.facts(), subject.plans))

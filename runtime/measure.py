@@ -109,7 +109,7 @@ def measure(
     *,
     budget_s: float = 20.0,
     rounds: int | None = None,
-    least: int = MIN_ROUNDS,
+    least: int | None = None,
     twin: bool = True,
     seed: int = 0,
     log: Path | None = None,
@@ -123,9 +123,9 @@ def measure(
     Args:
         contenders: the first is the base.
         feeds: the arrays of each call.
-        budget_s: after which to stop, though never before the `least` rounds.
+        budget_s: after which to stop, though never before 8 rounds.
         rounds: exactly so many instead.
-        least: rounds before which neither the budget nor precision ends it; with fewer the intervals are wider.
+        least: rounds in the place of these 8; with fewer the intervals are wider.
         twin: also run the base against itself.
         seed: of the orders.
         log: where the workers' chatter goes.
@@ -137,6 +137,7 @@ def measure(
     Raises:
         WorkError: the base failed; of another contender that fails, `failed` has the reason.
     """
+    least = least or MIN_ROUNDS
     base, random = contenders[0], np.random.default_rng(seed)
     again = replace(base, name=f"{base.name} again") if twin else None
     alive = {c.name: c for c in (*contenders, *([again] if again else []))}

@@ -3,12 +3,11 @@
 Importance is the group's magnitude, its first-order Taylor term (Molchanov et al. 2019, arXiv:1906.10771) or its
 batch-norm scales (Liu et al. 2017, arXiv:1708.06519). The goal is a share of channels, of multiply-accumulates or of
 parameters, reached in one go or in several with recovery between them; or a measured latency, for which the run finds
-how many channels each layer keeps (`optimize.slimming`), since no step runs an engine.
+how many channels each layer keeps (`optimize.slimming`).
 """
 
 import copy
 import math
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -18,7 +17,8 @@ from pydantic import Field, model_validator
 from optimize import pruning
 from optimize.models import Removal, TorchModel, multiplications
 from optimize.sources.torch import named_outputs, tensors
-from optimize.steps import Context, Settings
+from optimize.steps import Context
+from optimize.steps._until import Until
 from optimize.steps.recover import Step as Recover
 from runtime import listing
 from runtime.errors import InputError, StepError
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 TAYLOR_SAMPLES = 256  # of calibrate, in calls of TAYLOR_BATCH
 TAYLOR_BATCH = 64
-UNTIL = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)x faster on (\w+)")
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,13 @@ class _Group:
     sets: int
 
 
-class Step(Settings):
+class Step(Until):
     """Settings; exactly one of `ratio`, `macs`, `parameters` and `until` is the goal, or `widths` are given.
 
     Attributes:
         ratio: share of the removable channels to remove.
         macs: share of the multiply-accumulates to keep.
         parameters: share of the parameters to keep.
-        until: `1.5x faster on openvino`, measured there in float before any training.
         widths: layer to the number of channels that it keeps; of `until` the run finds them.
         importance: what is kept longest.
         scope: channels compete with all others (`global`), or each layer loses the same share (`layer`).
@@ -63,11 +61,11 @@ class Step(Settings):
 
     trains: ClassVar[bool] = True
     label: ClassVar[str] = "pruned"
+    finds: ClassVar[str] = "widths"
     closest: ClassVar[bool] = False  # where the goal cannot be reached, all goes that may
     ratio: float | None = Field(default=None, gt=0, lt=1)
     macs: float | None = Field(default=None, gt=0, lt=1)
     parameters: float | None = Field(default=None, gt=0, lt=1)
-    until: str | None = None
     widths: dict[str, int] | None = None
     importance: Literal["magnitude", "taylor", "bn"] = "magnitude"
     scope: Literal["global", "layer"] = "global"
@@ -91,18 +89,6 @@ class Step(Settings):
             self.sought()
         return self
 
-    def sought(self) -> tuple[float, str]:
-        """What `until` says: how many times faster, on which target."""
-        found = UNTIL.fullmatch(" ".join((self.until or "").split()))
-        if not found or float(found[1]) <= 1:
-            raise ValueError(f'until = "1.5x faster on openvino", say, with more than 1x; got "{self.until}"')
-        return float(found[1]), found[2]
-
-    def check_targets(self, names: Collection[str]) -> None:
-        """The target of `until` must be one of the recipe's."""
-        if self.until and self.sought()[1] not in names:
-            raise InputError(f'until = "{self.until}": {listing.unknown("target", self.sought()[1], names)}')
-
     def amount(self) -> str:
         """The share that is kept, in percent: of multiplications, of parameters or of channels; or how much faster."""
         if self.until:
@@ -115,7 +101,7 @@ class Step(Settings):
 
     def _kept(self) -> float:
         """The share of the amount that is to stay."""
-        if self.until and self.widths is None:
+        if self.pending:
             raise StepError(f'how far to prune until "{self.until}" was not found; the notes say why')
         return 1 - self.ratio if self.ratio else (self.macs or self.parameters or 1.0)
 

@@ -93,6 +93,16 @@ def test_include_and_exclude(residual, torch_context):
         Step(count=2, include=("stages.3",))(model(residual(), torch_context), torch_context())
 
 
+def test_named_blocks_go_whatever_they_do(residual, torch_context):
+    found = Step(blocks=("stages.3", "stages.0"))(model(residual(), torch_context), torch_context())
+    assert found.history == (Removal("stages.3"), Removal("stages.0"))
+    assert Step(blocks=())(model(residual(), torch_context), torch_context()).history == ()
+    with pytest.raises(InputError, match=r"blocks: unknown block that can go 'stages\.1'"):
+        Step(blocks=("stages.1",))(model(residual(), torch_context), torch_context())
+    with pytest.raises(StepError, match=r'which blocks go until "2x faster on openvino" was not found'):
+        Step(until="2x faster on openvino")(model(residual(), torch_context), torch_context())
+
+
 def test_the_model_given_is_not_changed(residual, torch_context):
     given = model(residual(), torch_context)
     before = copy.deepcopy(given.module.state_dict())
@@ -118,8 +128,10 @@ def test_where_there_are_none_it_says_what_a_block_is(torch_context):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"ratio": 0.3, "count": 1}, {"ratio": 1}, {"count": 0}, {"count": 1, "samples": 0}]
-)
+    "settings",
+    [{}, {"ratio": 0.3, "count": 1}, {"ratio": 1}, {"count": 0}, {"count": 1, "samples": 0}, {"until": "faster"},
+     {"until": "2x faster on openvino", "count": 1}, {"blocks": ["a"], "ratio": 0.3}],
+)  # fmt: skip
 def test_settings_that_cannot_be(settings):
     with pytest.raises(ValidationError):
         Step(**settings)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-import targets.onnxruntime
-from optimize import lock, pipeline, plan, recipe, slimming
+from optimize import lock, pipeline, plan, recipe, rounds, slimming
 from optimize.build import Builder, Built
 from optimize.deadline import Deadline
 from optimize.latencies import Latency, widths
@@ -17,12 +16,11 @@ from optimize.models import TorchModel
 from optimize.preflight import preflight
 from optimize.progress import Progress
 from optimize.pruning import layers
-from optimize.slimming import Search
+from optimize.slimming import Slimming
 from optimize.steps.prune_channels import Step
 from optimize.subject import prepare
 from runtime import cache, host
 from runtime.bundle import sha256
-from runtime.errors import InputError, WorkError
 from runtime.intervals import Ratio
 
 MODEL = """
@@ -62,12 +60,12 @@ def world(torch_context):
         def engine(module):
             return rest + scale * sum(map(work, layers(module).values()))
 
-        class World(Search):
+        class World(Slimming):
             def _pruned(self, *steps):
                 model = given
                 for step in (*self.before, *steps):
                     model = step(model, torch_context())
-                return model, ["left 8 alone: it gives the outputs"] if steps else []
+                return model, ["prune_channels left 8 alone: it gives the outputs"] if steps else []
 
             def _built(self, what, *steps):
                 model = given
@@ -99,7 +97,7 @@ def measured_in(notes):
 def test_a_wrong_scale_of_the_table_is_set_right_by_what_is_measured(world, until, scale):
     found = world(until, scale)
     seen = measured_in(found["notes"])
-    assert until <= seen[-1] <= slimming.BEYOND * until and 1 <= len(seen) <= 3
+    assert until <= seen[-1] <= rounds.BEYOND * until and 1 <= len(seen) <= 3
     assert found["notes"][len(seen)] == f"round {len(seen)} is taken"
     assert found["notes"][-1] == "left 8 alone: it gives the outputs"
     assert found["widths"] and all(1 <= kept < 32 for kept in found["widths"].values())
@@ -167,18 +165,18 @@ def test_a_run_prunes_until_it_is_so_much_faster_and_its_lock_does_the_same_agai
     found = row.steps[0]["widths"]
     assert found and row.made[0].parameters < report.original.made[0].parameters
     notes = [note for note in report.notes if note.startswith('prune_channels until "1.5x faster on onnxruntime": ')]
-    rounds = measured_in(notes)
-    assert rounds and all("predicted" in note for note in notes[: len(rounds)]) and "is taken" in notes[len(rounds)]
+    seen = measured_in(notes)
+    assert seen and all("predicted" in note for note in notes[: len(seen)]) and "is taken" in notes[len(seen)]
     assert any("left 7 alone: it gives the outputs" in note for note in notes)
 
     # asked again, nothing is measured again
     silent = Progress(1, silent=True)
     subject = prepare(asked, silent, tmp_path / "log")
-    same = Search(
+    same = Slimming(
         asked.steps[0], (), plan.role_of(plan.expand(asked, host.facts()), "onnxruntime", "plain"), subject, None,
         tmp_path / "log", silent, Deadline(), 0.1,
     )  # fmt: skip
-    monkeypatch.setattr(Search, "_searched", lambda self: pytest.fail("searched again"))
+    monkeypatch.setattr(Slimming, "_searched", lambda self: pytest.fail("searched again"))
     made = builder(subject, tmp_path)
     made._common["versions"] = report.made_with
     again = replace(same, builder=made).found()
@@ -197,36 +195,3 @@ def test_a_run_prunes_until_it_is_so_much_faster_and_its_lock_does_the_same_agai
     with lock.empty_cache(tmp_path / "empty"):
         anew = builder(subject, tmp_path).build(candidates[row.name])
     assert isinstance(anew, Built) and sha256(anew.model.path) == held.candidates[row.name].onnx["model"]
-
-
-def test_what_cannot_be_measured_here_is_refused(asked, tmp_path, monkeypatch):
-    silent = Progress(1, silent=True)
-    subject = prepare(asked, silent, tmp_path / "log")
-    rest = (asked, host.facts(), subject, builder(subject, tmp_path), tmp_path / "log", silent, Deadline())
-    with monkeypatch.context() as patch:
-        patch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(InputError, match=r"several processes at once cannot: .*widths = "):
-            slimming.resolved(*rest)
-
-    def fails(self):
-        raise WorkError("an engine failed")
-
-    monkeypatch.setattr(Search, "_searched", fails)
-    unfound, notes = slimming.resolved(*rest)
-    assert notes == ['prune_channels until "1.5x faster on onnxruntime": an engine failed']
-    assert slimming.found_widths(unfound.plans) == [None]
-    skipping = asked.model_copy(update={"search": asked.search.model_copy(update={"skip": ("*pruned*",)})})
-    assert slimming.resolved(skipping, *rest[1:]) == (unfound, [])
-    record = targets.onnxruntime.TARGET
-    monkeypatch.setattr(targets.onnxruntime, "TARGET", replace(record, why_not=lambda: "no such library"))
-    with pytest.raises(InputError, match=r'until = "1.5x .*" cannot be measured here: no such library'):
-        slimming.resolved(*rest)
-
-
-def test_widths_take_the_place_of_what_is_to_be_found_in_order():
-    open_, done = Step(until="2x faster on openvino"), Step(until="3x faster on openvino", widths={"a": 8})
-    plans = ((open_, Step(ratio=0.5), done, open_),)
-    assert slimming.found_widths(plans) == [None, {"a": 8}, None]
-    filled = slimming.with_widths(plans, [{"b": 4}, {"c": 2}])
-    assert slimming.found_widths(filled) == [{"b": 4}, {"a": 8}, {"c": 2}]
-    assert filled[0][1] == plans[0][1]
