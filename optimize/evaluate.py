@@ -32,6 +32,8 @@ class Scores:
         failed: name to reason, of those that did not get through.
         wrong: name to reason, of those that gave NaN or infinity where the original did not.
         given_up: name to reason, of those that were asked no further; their statistics are of the first samples.
+        sound: the original gave neither NaN nor infinity, nor is its answer the others' label: what it came to can
+            stand for it in a later pass.
     """
 
     statistics: Mapping[str, Rows]
@@ -39,11 +41,12 @@ class Scores:
     failed: Mapping[str, str]
     wrong: Mapping[str, str]
     given_up: Mapping[str, str]
+    sound: bool = True
 
 
 @dataclass(frozen=True)
 class _Truth:
-    """What the original answered to one batch.
+    """What the original answered to one batch; nothing where its rows are known, and its answers not asked for.
 
     Attributes:
         sound: there is neither NaN nor infinity in it.
@@ -66,6 +69,7 @@ def evaluate(
     batch: int,
     *,
     fixed: bool = False,
+    known: tuple[str, Rows] | None = None,
     hopeless: Callable[[Rows, Rows], str] | None = None,
     log: Path | None = None,
     progress: Callable[[int], None] = lambda _: None,
@@ -76,11 +80,13 @@ def evaluate(
     next one's, which costs more than a small model's answer.
 
     Args:
-        contenders: the first is the original; its failure is an error.
+        contenders: the first is the original, unless it is known; its failure is an error.
         split: with the model's names and dtypes.
         metric: what to reduce answers to; one with labels of its own makes them of the original's.
         batch: samples a call.
         fixed: the model takes exactly `batch` samples; the last call is filled up, and its surplus dropped.
+        known: the original's name and its rows, of an earlier pass that was sound: it is not asked again, and how the
+            others' answers differ from its own is not told.
         hopeless: asked after FIRST_LOOK samples, and after each doubling of them, with the original's rows and a
             contender's: why there is no use in asking it further, or nothing.
         log: where the workers' chatter goes.
@@ -90,7 +96,7 @@ def evaluate(
         WorkError: the original failed.
         InputError: the labels do not fit the metric.
     """
-    original = contenders[0].name
+    original = known[0] if known else contenders[0].name
     found: dict[str, list[Rows]] = {contender.name: [] for contender in contenders}
     failed: dict[str, str] = {}
     wrong: dict[str, str] = {}
@@ -99,7 +105,7 @@ def evaluate(
     numbers = decoding is None or decoding.kind == "softmax"
     details = {contender.name: Answers(numbers, metric.classes) for contender in contenders}
     given_up: dict[str, str] = {}
-    seen = rows = 0
+    seen, rows, sound = 0, 0, True
     look, turn, batches = FIRST_LOOK, 1, iter(split.batches(batch))
     try:
         while asked := list(islice(batches, turn)):
@@ -120,13 +126,14 @@ def evaluate(
                     failed[name] = str(error)
                     continue
                 odd = [key for key, v in outputs.items() if v.dtype.kind == "f" and not np.isfinite(v).all()]
-                if name == original:
+                if place == len(truths):  # the original's turn, or where it is known the first one's
                     if contender.streaming and labels is not None:
                         labels = frame_labels(labels, size, len(first(outputs)), split.name)
                     own, labels = (None, metric.own(outputs, feeds)) if metric.own else (labels, labels)
                     if labels is None:
                         raise InputError(f"the split '{split.name}' has no labels for some of its samples.")
-                    truths.append(_Truth(not odd, outputs, own, labels, rows))
+                    truths.append(_Truth(not odd or bool(known), {} if known else outputs, own, labels, rows))
+                    sound = sound and truths[-1].sound
                     rows += len(first(outputs))
                 truth = truths[place]
                 if odd and truth.sound:
@@ -139,7 +146,7 @@ def evaluate(
                         raise
                     failed[name] = str(error)
                     continue
-                if truth.sound and len(first(truth.outputs)) == len(truth.labels):
+                if truth.outputs and truth.sound and len(first(truth.outputs)) == len(truth.labels):
                     details[name].update(truth.outputs, outputs, truth.own, truth.rows)
             seen += sum(len(next(iter(feeds.values()))) for feeds, _ in asked)
             progress(seen)
@@ -150,18 +157,21 @@ def evaluate(
                 turn = min(turn, math.ceil((look - seen) / batch))
                 continue
             look *= 2
-            for contender in contenders[1:]:
+            yardstick = known[1] if known else Rows.joined(found[original])
+            for contender in contenders:
                 name = contender.name
-                if name in failed or name in wrong or name in given_up:
+                if name == original or name in failed or name in wrong or name in given_up:
                     continue
-                if reason := hopeless(Rows.joined(found[original]), Rows.joined(found[name])):
+                own_rows = Rows.joined(found[name])
+                if reason := hopeless(yardstick.head(len(own_rows)), own_rows):
                     given_up[name] = reason
                     workers.pop(name).close()
     finally:
         for worker in workers.values():
             worker.close()
     kept = {name: Rows.joined(parts) for name, parts in found.items() if name not in failed and name not in wrong}
-    return Scores(kept, {name: details[name].finish() for name in kept}, failed, wrong, given_up)
+    told = {name: details[name].finish() for name in kept}
+    return Scores({**kept, **dict([known] if known else [])}, told, failed, wrong, given_up, sound and not metric.own)
 
 
 def _next_turn(turn: int, seconds: float, asked: Sequence[Batch], truths: Sequence[_Truth]) -> int:

@@ -43,6 +43,7 @@ class Run:
     log: Path
     progress: Progress
     deadline: Deadline = field(default_factory=Deadline)
+    known: dict[str, Statistics] = field(default_factory=dict)  # what the original came to, split by split
 
 
 def build(candidates: Sequence[Candidate], builder: Builder, deadline: Deadline) -> tuple[dict[str, Built], Rows]:
@@ -113,13 +114,16 @@ def accuracy(run: Run, rows: Rows, field: str, max_drop: float | None) -> tuple[
     total = subject.choice_samples if field == "validate_" else subject.facts.splits[split.name].samples
     alive = [built.contender for name, built in run.built.items() if rows[name].status not in LOST]
     early = run.asked.steps == "auto" and field == "validate_"
+    known = (ORIGINAL, run.known[field]) if field in run.known else None
     scores = evaluate(
-        [subject.contender, *alive], split, subject.metric, subject.evaluate_batch,
-        fixed=subject.fixed, hopeless=partial(_hopeless, run) if early else None,
+        alive if known else [subject.contender, *alive], split, subject.metric, subject.evaluate_batch,
+        fixed=subject.fixed, known=known, hopeless=partial(_hopeless, run) if early else None,
         log=run.log,
-        progress=lambda done: run.progress.count(done, total, f"{len(alive) + 1} models"),
+        progress=lambda done: run.progress.count(done, total, f"{len(alive) + (not known)} models"),
     )  # fmt: skip
     yardstick = scores.statistics[ORIGINAL]
+    if scores.sound:
+        run.known[field] = yardstick
     found = judge.accuracy(subject.metric, yardstick, None, 0.0)
     if max_drop is None:
         max_drop = allowed_drop(run.asked.constraints.max_drop, found.value)
@@ -212,7 +216,7 @@ def _holds(run: Run, tried: Rows, max_drop: float, candidate: Candidate, made: B
 
 
 def _loses(row: Row, max_drop: float) -> bool:
-    return _drop(row) > max_drop
+    return not _drop(row) <= max_drop  # NaN is none that holds
 
 
 def _drop(row: Row) -> float:

@@ -246,3 +246,24 @@ def test_a_hopeless_contender_is_asked_no_further_and_keeps_what_it_answered(mon
     assert found.given_up == {"bad": "too bad"} and not found.failed
     assert {name: len(rows) for name, rows in found.statistics.items()} == {"original": 40, "bad": 8, "good": 40}
     assert looks == [(8, 8), (8, 8), (16, 16), (32, 32)]
+
+
+def test_an_original_that_is_known_is_not_asked_again():
+    x, y = scores()
+    whole = evaluate([contender("original"), contender("turned", "-x")], split(x, y), ACCURACY, 7)
+    assert whole.sound
+    known = ("original", whole.statistics["original"])
+    rest = [contender("late", "x if calls < 3 else stop()"), contender("turned", "-x"), contender("odd", "x + np.inf")]
+    found = evaluate(rest, split(x, y), ACCURACY, 7, known=known)
+    assert list(found.failed) == ["late"] and list(found.wrong) == ["odd"]
+    for name, rows in whole.statistics.items():
+        np.testing.assert_array_equal(found.statistics[name].values, rows.values)
+    looks = []
+    evaluate(rest[1:2], split(x, y), ACCURACY, 1, known=known, hopeless=lambda *rows: looks.append(rows) or "")
+    assert not looks  # 25 samples are no first look
+
+
+@pytest.mark.parametrize(("body", "metric"), [("x + np.nan", "accuracy"), ("x", "agreement")])
+def test_an_original_that_gives_nan_or_is_what_others_are_held_against_is_asked_each_time(body, metric):
+    found = evaluate([contender("original", body)], split(*scores()), metrics.get(metric), 7)
+    assert not found.sound
