@@ -5,6 +5,7 @@ costs is measured on the target's engine, interleaved with the candidate as it i
 """
 
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +15,12 @@ import numpy as np
 
 from optimize.build import Builder, Built, Lost
 from optimize.data import Split
+from optimize.mixing import Mixture, cheapest
 from optimize.models import OnnxModel, write_onnx
 from optimize.plan import Candidate
 from optimize.progress import Progress
-from optimize.report import LayerRepair
+from optimize.report import LayerRepair, Row
+from optimize.select import lost
 from optimize.steps import Settings, behind
 from optimize.steps._float import quantized, to_float
 from optimize.subject import Subject
@@ -35,10 +38,16 @@ WAYS = 2  # of rounding that are repaired for a target; where two do not hold, a
 
 @dataclass(frozen=True)
 class Repaired:
-    """The try with the fewest layers that holds the limit, or the largest; every layer looked at, best first."""
+    """The mixture of layers in float and in int8 that holds the limit for the least time, or that with most in float.
+
+    Attributes:
+        row: its row, judged on validate.
+        layers: every layer looked at, best first.
+    """
 
     candidate: Candidate
     built: Built
+    row: Row
     layers: tuple[LayerRepair, ...]
 
 
@@ -60,22 +69,25 @@ def passed_over(candidate: Candidate, better: str, searched: Sequence[Candidate]
 
 
 def repaired(
-    subject: Subject, builder: Builder, candidate: Candidate, built: Built, holds: Callable[[Candidate, Built], bool],
-    log_file: Path, progress: Progress,
+    subject: Subject, builder: Builder, candidate: Candidate, built: Built, judged: Callable[[Candidate, Built], Row],
+    max_drop: float, log_file: Path, progress: Progress, mixtures: int = 0, over: Callable[[], bool] = lambda: False,
 ) -> Repaired | None:  # fmt: skip
-    """Return layers to float, the one that regains most for its time first, until `holds` says that it is enough.
+    """Return layers to float, the one that regains most for its time first, until the limit is held.
 
     Args:
         subject: with the calibration data and the inputs that are timed.
         builder: makes the tries.
         candidate: that loses too much, its step `repair` left out.
         built: it.
-        holds: whether a try is good enough, on validate.
+        judged: a try's row, judged on validate.
+        max_drop: the limit, in the metric's unit.
         log_file: where vendors' chatter goes.
         progress: told what is being done.
+        mixtures: how many others may be tried, where some layers are enough, for one that takes less.
+        over: no further one is to be tried.
 
     Returns:
-        None where no layer alone regains anything.
+        None where no layer alone regains anything, or nothing with layers in float runs.
 
     Raises:
         StepError: the model does not run with layers in float.
@@ -102,22 +114,39 @@ def repaired(
     for one in layers:
         log.info("%s: %s in float regains %.1f %% of the noise and costs %.4f ms", candidate.name, one.name,
                  100 * one.regained, one.ms)  # fmt: skip
-    found: Repaired | None = None
-    size, few, enough = 1, 0, 0  # layers of the next try, of the largest that does not hold, of the smallest that does
-    while size > few:
-        names = tuple(one.name for one in layers[:size])
-        progress.say(f"{candidate.name} with {size} of {len(layers)} layers in float")
-        tried = with_layers(candidate, names, f"{candidate.name}{REPAIRED}")
-        made = builder.build(tried)
-        good = isinstance(made, Built) and holds(tried, made)
+    found: dict[Mixture, Repaired] = {}
+    excess: dict[Mixture, float] = {}
+
+    def tried(mixture: Mixture) -> float | None:
+        """How far the drop is above the limit with these layers in float; infinite where that does not run."""
+        if over():
+            return None
+        names = tuple(one.name for one in layers if one.name in mixture)
+        progress.say(f"{candidate.name} with {len(names)} of {len(layers)} layers in float")
+        again = with_layers(candidate, names, f"{candidate.name}{REPAIRED}")
+        made = builder.build(again)
         if isinstance(made, Lost):
             log.info("%s with %s in float: %s", candidate.name, ", ".join(names), made.reason)
-        elif good or not enough:
-            marked = tuple(one.model_copy(update={"returned": one.name in names}) for one in layers)
-            found = Repaired(tried, made, marked)
-        few, enough = (few, size) if good else (size, enough)
+            return math.inf
+        row = judged(again, made)
+        marked = tuple(one.model_copy(update={"returned": one.name in mixture}) for one in layers)
+        found[mixture] = Repaired(again, made, row.model_copy(update={"repair": list(marked)}), marked)
+        return lost(row) - max_drop
+
+    size, few, enough = 1, 0, 0  # layers of the next try, of the largest that does not hold, of the smallest that does
+    while size > few:
+        first = frozenset(one.name for one in layers[:size])
+        value = tried(first)
+        if value is None:
+            break
+        excess[first] = value
+        few, enough = (few, size) if value <= 0 else (size, enough)
         size = (few + enough) // 2 if enough else min(2 * size, len(layers))
-    return found
+    if enough and mixtures:
+        return found[cheapest(layers, excess, mixtures, tried)]
+    if enough:
+        return found[frozenset(one.name for one in layers[:enough])]
+    return max(found.values(), key=lambda one: sum(layer.returned for layer in one.layers), default=None)
 
 
 def regained(

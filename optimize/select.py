@@ -107,10 +107,10 @@ def choose(
         return Choice(None, f"no candidate could be measured ({reasons})")
     eligible = [row for row in usable if _holds(row.validate_, max_drop)]
     if not eligible:
-        closest = min(usable, key=lambda row: _drop(row))
+        closest = min(usable, key=lambda row: lost(row))
         kept = next((row for row in usable if row.name == plain), None)
         why = (
-            f"no candidate holds the limit on validate; the closest is {closest.name}, which loses {_drop(closest):.4g}"
+            f"no candidate holds the limit on validate; the closest is {closest.name}, which loses {lost(closest):.4g}"
         )
         return Choice(kept.name if kept else None, f"{why}; the plain engine enters" if kept else why, closest.name)
     met = [row for row in eligible if all(bound.excess(row) <= 1 for bound in bounds)]
@@ -133,7 +133,7 @@ def choose(
 def front(rows: Sequence[Row]) -> list[str]:
     """Names of those that no other beats or equals at once in time, drop on validate and size, by the estimates."""
     timed = [row for row in rows if row.latency and row.validate_]
-    seen = {row.name: (cost(row, "latency"), _drop(row), row.size_bytes) for row in timed}
+    seen = {row.name: (cost(row, "latency"), lost(row), row.size_bytes) for row in timed}
     sizes = {name: tuple(math.inf if value is None else value for value in one) for name, one in seen.items()}
 
     def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
@@ -148,7 +148,7 @@ def unbuilt(row: Row, max_drop: float) -> Choice:
     if row.validate_ is None:
         return Choice(None, f"cannot build here ({row.reason}), and its file could not be judged")
     if not _holds(row.validate_, max_drop):
-        return Choice(None, f"cannot build here ({row.reason}), and its file loses {_drop(row):.4g}", row.name)
+        return Choice(None, f"cannot build here ({row.reason}), and its file loses {lost(row):.4g}", row.name)
     return Choice(
         row.name,
         f"cannot build here ({row.reason}); it travels as its source, accuracy from its Q/DQ file on ONNX Runtime, "
@@ -160,8 +160,10 @@ def _holds(validate: Accuracy | None, max_drop: float) -> bool:
     return validate is not None and validate.verdict != "exceeds" and validate.drop <= max_drop
 
 
-def _drop(row: Row) -> float:
-    return row.validate_.drop if row.validate_ else float("inf")
+def lost(row: Row) -> float:
+    """What a candidate loses on validate; infinite where that is not known, or no number."""
+    drop = row.validate_.drop if row.validate_ else None
+    return math.inf if drop is None or math.isnan(drop) else drop
 
 
 def _short(row: Row, bounds: Sequence[Limit]) -> str:

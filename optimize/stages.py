@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from optimize import judge, select
+from optimize import judge, mixing, select
 from optimize.build import COLLAPSED_DB, Builder, Built, Lost
 from optimize.deadline import Deadline
 from optimize.evaluate import evaluate
@@ -169,10 +169,10 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[Run
     notes: list[str] = []
     enough: dict[str, str] = {}
     searched: dict[str, list[Candidate]] = defaultdict(list)
-    for candidate in sorted(run.candidates, key=lambda one: _drop(rows[one.name])):
+    for candidate in sorted(run.candidates, key=lambda one: select.lost(rows[one.name])):
         if candidate.repair is None or candidate.name not in run.built:
             continue
-        if not _loses(rows[candidate.name], max_drop):
+        if select.lost(rows[candidate.name]) <= max_drop:
             enough.setdefault(candidate.target.name, candidate.name)
             continue
         before = searched[candidate.target.name]
@@ -182,16 +182,18 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[Run
         if reason := passed_over(candidate, enough.get(candidate.target.name, ""), before):
             notes.append(f"{candidate.name} was not repaired: {reason}")
             continue
-        tried: Rows = {ORIGINAL: rows[ORIGINAL]}
-        holds, found = partial(_holds, run, tried, max_drop), None
+        judged, found = partial(_judged, run, rows[ORIGINAL], max_drop), None
         made = run.built[candidate.name]
         try:
             with run.deadline.ending():
-                found = repaired(run.subject, builder, candidate, made, holds, run.log, run.progress)
+                found = repaired(
+                    run.subject, builder, candidate, made, judged, max_drop, run.log, run.progress,
+                    mixing.most(run.asked), partial(run.deadline.over, SEARCH),
+                )  # fmt: skip
         except Error as error:  # the candidate as it is, and the others, are not lost with it
             notes.append(f"{candidate.name} was not repaired: {error}")
             continue
-        if run.deadline.interrupted:
+        if run.deadline.interrupted or (found is None and run.deadline.over(SEARCH)):
             notes.append(f"{candidate.name} was not repaired: {run.deadline.why}")
         elif found is None:
             notes.append(f"{candidate.name} was not repaired: no layer by itself regains anything in float")
@@ -201,27 +203,17 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[Run
             beside = list(run.candidates)
             beside.insert(beside.index(candidate) + 1, found.candidate)
             run = replace(run, candidates=beside, built={**run.built, name: found.built})
-            rows = {**rows, name: tried[name].model_copy(update={"repair": list(found.layers)})}
-            if not _loses(rows[name], max_drop):
+            rows = {**rows, name: found.row}
+            if select.lost(found.row) <= max_drop:
                 enough[candidate.target.name] = name
     return run, rows, notes
 
 
-def _holds(run: Run, tried: Rows, max_drop: float, candidate: Candidate, made: Built) -> bool:
-    """Whether a try of a repair loses no more than is allowed; its row is put beside the original's."""
+def _judged(run: Run, original: Row, max_drop: float, candidate: Candidate, made: Built) -> Row:
+    """The row of a try of a repair, judged on validate."""
     alone = replace(run, candidates=[candidate], built={candidate.name: made})
-    rows = {ORIGINAL: tried[ORIGINAL], candidate.name: _row(candidate, made)}
-    tried[candidate.name] = accuracy(alone, rows, "validate_", max_drop)[0][candidate.name]
-    return not _loses(tried[candidate.name], max_drop)
-
-
-def _loses(row: Row, max_drop: float) -> bool:
-    return not _drop(row) <= max_drop  # NaN is none that holds
-
-
-def _drop(row: Row) -> float:
-    """On validate; infinite where there is none."""
-    return float("inf") if row.validate_ is None or row.validate_.drop is None else row.validate_.drop
+    rows = {ORIGINAL: original, candidate.name: _row(candidate, made)}
+    return accuracy(alone, rows, "validate_", max_drop)[0][candidate.name]
 
 
 def ended_early(run: Run, rows: Rows, notes: Sequence[str], seconds: float) -> str:

@@ -1,12 +1,14 @@
 """Layers back to float: what they regain for what they cost, by themselves and in a whole run."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from test_optimize_report import accuracy, row
 
 from optimize import recipe, repair
 from optimize.build import Built, Lost
@@ -25,6 +27,16 @@ from runtime.errors import StepError
 from targets import Scheme
 
 SCHEME = Scheme(ops=("Conv", "Gemm", "GlobalAveragePool"))
+
+
+ASKED = recipe.from_table(
+    {"model": {"path": "m.onnx"}, "data": {"path": "d.npz"}, "targets": {"onnxruntime": {}}}, Path()
+)
+
+
+def judged(holds):
+    """The row of a try that loses nothing with layers in float that are enough, and all with others."""
+    return lambda one, made: row(one.name, validate=accuracy(drop=0.0 if holds(one.steps[-1].layers) else 1.0))
 
 
 def test_a_layer_in_float_regains_a_share_of_the_noise(uneven, make_context, tiny_data, tmp_path):
@@ -69,7 +81,7 @@ def world(monkeypatch, tmp_path):
         subject = SimpleNamespace(calls=SimpleNamespace(calibrate=None), feeds={})
         built = Built(None, {}, SimpleNamespace(name="t-int8"), "", (), None)
         found = repair.repaired(
-            subject, builder, candidate, built, lambda one, made: len(one.steps[-1].layers) >= enough,
+            subject, builder, candidate, built, judged(lambda layers: len(layers) >= enough), 0.5,
             tmp_path / "log", Progress(1, silent=True),
         )  # fmt: skip
         return found, tried
@@ -126,7 +138,7 @@ def test_a_repair_that_fails_costs_nothing_else_and_is_said(monkeypatch, found, 
     monkeypatch.setattr(stages, "repaired", search)
     one = Candidate("t-int8", "steps", SimpleNamespace(name="t"), (), {}, SCHEME, why_not, Repair())
     built = {"t-int8": Built(None, {}, SimpleNamespace(name="t-int8"), "", (), None)}
-    run = stages.Run(None, None, [one], built, None, Progress(1, silent=True))
+    run = stages.Run(ASKED, None, [one], built, None, Progress(1, silent=True))
     lost = SimpleNamespace(validate_=SimpleNamespace(drop=0.5))
     rows = {"t-int8": lost, "original": lost}
     assert stages.mended(run, rows, None, 0.01) == (run, rows, [f"t-int8 was not repaired: {words}"])
@@ -142,15 +154,12 @@ def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_
             asked.append(candidate.name)
             name = f"{candidate.name}-repaired"
             made = Built(None, {}, SimpleNamespace(name=name), "", (), None)
-            return Repaired(replace(candidate, name=name, repair=None), made, ())
+            return Repaired(replace(candidate, name=name, repair=None), made, told(name, after), ())
 
-        class Told(SimpleNamespace):
-            def model_copy(self, update):
-                return self
+        def told(name, drop):
+            return row(name, validate=accuracy(drop=drop))
 
         monkeypatch.setattr(stages, "repaired", search)
-        monkeypatch.setattr(stages, "partial", lambda function, run, tried, limit: tried.update(mended) or None)
-        mended = {f"{name}-repaired": Told(validate_=SimpleNamespace(drop=after)) for name in drops}
         ways = sorted({name.removesuffix("-bf16") for name in drops})
         own = [
             Candidate(name, "steps", SimpleNamespace(name=name[0]), steps, {}, SCHEME, None, Repair())
@@ -158,9 +167,9 @@ def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_
             for steps in [(Static(samples=1 + ways.index(name.removesuffix("-bf16"))),)]
         ]
         built = {name: Built(None, {}, SimpleNamespace(name=name), "", (), None) for name in drops}
-        rows = {name: Told(validate_=SimpleNamespace(drop=drop)) for name, drop in drops.items()}
-        run = stages.Run(None, None, own, built, None, Progress(1, silent=True))
-        run, rows, notes = stages.mended(run, {**rows, "original": Told(validate_=None)}, None, limit)
+        rows = {name: told(name, drop) for name, drop in drops.items()}
+        run = stages.Run(ASKED, None, own, built, None, Progress(1, silent=True))
+        run, rows, notes = stages.mended(run, {**rows, "original": row("original")}, None, limit)
         return asked, notes, [one.name for one in run.candidates]
 
     drops = {"t-a": 0.3, "t-b": 0.1, "u-a": 0.2, "u-b": 0.0}
@@ -192,10 +201,12 @@ def test_the_fewest_layers_that_hold_are_found_by_halving(monkeypatch, wanted):
     subject = SimpleNamespace(calls=SimpleNamespace(calibrate=None), feeds={})
     builder = SimpleNamespace(unrounded=lambda candidate: 1, build=build)
     found = repair.repaired(
-        subject, builder, candidate, Built(None, {}, None, "", (), None), lambda *asked: tries[-1] >= wanted,
-        None, Progress(1, silent=True),
+        subject, builder, candidate, Built(None, {}, None, "", (), None), judged(lambda layers: len(layers) >= wanted),
+        0.5, None, Progress(1, silent=True),
     )  # fmt: skip
     assert sum(one.returned for one in found.layers) == len(found.candidate.steps[-1].layers) == min(wanted, 7)
+    assert found.row.validate_.drop == (0.0 if wanted <= 7 else 1.0)  # its own, whatever was tried last
+    assert found.row.repair == list(found.layers)
     assert len(tries) <= 6 and len(set(tries)) == len(tries)
 
 
