@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
-from optimize import judge, lock, plan, processes, select, stages, thumbnails, trials, tuning, until
+from optimize import judge, lock, plan, processes, stages, thumbnails, trials, tuning, until
 from optimize.build import Builder
 from optimize.causes import causes
 from optimize.collapse import diagnosed
@@ -162,7 +162,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
             chosen = {target: choice.name for target, choice in choices.items() if choice.name}
 
     progress.stage("accuracy on test")
-    rows, _ = stages.accuracy(run, rows, "accuracy", max_drop)
+    rows, _ = stages.accuracy(run, rows, "accuracy", max_drop, stages.shown(run, rows, chosen))
     rows = rows if subject.states else thumbnails.in_rows(subject.splits.test, rows, chosen)
 
     progress.stage("latency of the chosen, once more")
@@ -223,7 +223,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
         exit_code=1 if unmet or exceeds or unlike or (strict and unsure) else 0,
         bundle="bundle" if chosen else None,
         unlike=unlike,
-        pareto={target: select.front([row for row in rows.values() if row.target == target]) for target in choices},
+        pareto=stages.fronts(run, rows),
         early=stages.ended_early(run, rows, unmended, time.monotonic() - begun),
     )
     held = lock.of(asked, out, subject, report, run.built, builder.threads)

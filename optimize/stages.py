@@ -107,12 +107,21 @@ def sifted(run: Run, rows: Rows) -> Rows:
     return changed
 
 
-def accuracy(run: Run, rows: Rows, field: str, max_drop: float | None) -> tuple[Rows, float]:
-    """Put the accuracy on one split into every row; without `max_drop` it follows from the original's value."""
+def accuracy(
+    run: Run, rows: Rows, field: str, max_drop: float | None, among: Collection[str] | None = None
+) -> tuple[Rows, float]:
+    """Put the accuracy on one split into every row, or into those of some names alone.
+
+    Without `max_drop` it follows from the original's value.
+    """
     subject = run.subject
     split = subject.choice if field == "validate_" else subject.splits.test
     total = subject.choice_samples if field == "validate_" else subject.facts.splits[split.name].samples
-    alive = [built.contender for name, built in run.built.items() if rows[name].status not in LOST]
+    alive = [
+        built.contender
+        for name, built in run.built.items()
+        if rows[name].status not in LOST and (among is None or name in among)
+    ]
     early = run.asked.steps == "auto" and field == "validate_"
     known = (ORIGINAL, run.known[field]) if field in run.known else None
     scores = evaluate(
@@ -244,6 +253,24 @@ def choose(run: Run, rows: Rows, max_drop: float, margin: float, among: Collecti
             run.asked.constraints.percentile, among,
         )  # fmt: skip
     return choices
+
+
+def shown(run: Run, rows: Rows, chosen: Mapping[str, str]) -> set[str] | None:
+    """Of a search those that are judged on test: the chosen, what they stand beside, and what nothing beats; else all.
+
+    Of twenty the others are told apart by validate, and answers of all of them would take the most of its time.
+    """
+    if run.asked.steps != "auto":
+        return None
+    roles = {role_of(run.candidates, target, role).name for target in run.asked.targets for role in ("plain", "vendor")}
+    return roles.union(chosen.values(), *fronts(run, rows).values())
+
+
+def fronts(run: Run, rows: Rows) -> dict[str, list[str]]:
+    """Of each target what no other beats or equals at once in time, drop and size."""
+    return {
+        target: select.front([row for row in rows.values() if row.target == target]) for target in run.asked.targets
+    }
 
 
 def finalists(run: Run, rows: Rows, chosen: Mapping[str, str]) -> list[str]:

@@ -124,19 +124,23 @@ def kind(report: Report, row: Row) -> str:
 
 
 def _scatter(report: Report) -> dict[str, Any] | None:
-    """Of the first look, in which all were measured in the same rounds."""
-    if report.original.accuracy is None:
+    """Of the first look, in which all were measured in the same rounds; on validate where test did not see all."""
+    rows = [row for row in (report.original, *report.candidates) if row.latency]
+    on_test = report.original.validate_ is None or not any(words.judged(row)[1] for row in rows)
+    judged = [(row, row.accuracy if on_test else row.validate_) for row in rows]
+    base = report.original.accuracy if on_test else report.original.validate_
+    if base is None:
         return None
-    yardstick, higher = report.original.accuracy.value, report.data.higher_is_better
+    yardstick, higher = base.value, report.data.higher_is_better
     points = []
-    for row in (report.original, *report.candidates):
-        if not (row.latency and row.accuracy and math.isfinite(row.accuracy.value)):
+    for row, seen in judged:
+        if not (row.latency and seen and math.isfinite(seen.value)):
             continue
         points.append(
             {
                 "label": row.name, "kind": kind(report, row), "x": row.latency.p50_ms,
                 "x_interval": _finite(row.latency.p50_interval_ms, row.latency.p50_ms),
-                "y": row.accuracy.value, "y_interval": values_of(row.accuracy, yardstick, higher),
+                "y": seen.value, "y_interval": values_of(seen, yardstick, higher),
             }
         )  # fmt: skip
     if len(points) < 2:
@@ -144,13 +148,14 @@ def _scatter(report: Report) -> dict[str, Any] | None:
     share = report.data.unit == "share"
     unit = "%" if share else report.data.unit
     better = "up is better" if higher else "up is better: lower values"
+    split = "test" if on_test else "validate"
     return {
         "points": points, "percent": share, "higher_is_better": higher,
         "limit": yardstick - report.max_drop if higher else yardstick + report.max_drop,
         "limit_label": f"limit: {words.drop_limit(report)} below the original"
         if higher
         else f"limit: {words.drop_limit(report)} above the original",
-        "y_label": f"{report.data.judged_by}{f', {unit}' if unit else ''} on test ({better})",
+        "y_label": f"{report.data.judged_by}{f', {unit}' if unit else ''} on {split} ({better})",
     }  # fmt: skip
 
 

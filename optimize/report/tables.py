@@ -50,7 +50,7 @@ class Table:
 
 
 def candidates(report: Report) -> Table:
-    """All of them, with the original, as the first look and the test split saw them."""
+    """All of them, with the original, as the first look and the test split saw them; of a search most on validate."""
     columns = (
         ("candidate", False), ("status", False), (report.data.judged_by, True),
         ("drop [90\u00a0%\u00a0interval]", True),
@@ -60,14 +60,16 @@ def candidates(report: Report) -> Table:
     lines = []
     for row in (report.original, *report.candidates):
         kind = kind_of(report, row)
-        seen, time, base = row.accuracy, row.latency, row is report.original
+        (seen, split), time, base = words.judged(row), row.latency, row is report.original
         yardstick = "the original is the yardstick" if base else ""
         lines.append(
             Line(
                 (
                     name_cell(row.name, kind),
                     Cell(row.status, key=row.status, tone=tone(row.status)),
-                    _cell(seen, lambda s: (value(report, s.value), "", s.value), why(row, "not judged on test")),
+                    Cell(reason=why(row, "not judged on test"))
+                    if seen is None
+                    else Cell(value(report, seen.value), split, seen.value),
                     _cell(
                         seen if seen and seen.verdict else None,
                         lambda s: (*drop(report, s), s.drop),

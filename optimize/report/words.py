@@ -182,6 +182,10 @@ def measured_how(report: Report) -> str:
             f". Streamed: a sample is a recording, run step by step, each model's states its own "
             f"({', '.join(report.states)}); a latency is that of one step"
         )
+    if any(judged(row)[1] for row in report.candidates):
+        text += (
+            ". v: on validate; a search judges on test what it chose, what that stands beside, and what nothing beats"
+        )
     return text + "."
 
 
@@ -241,13 +245,21 @@ def columns(rows: Sequence[Sequence[str]]) -> list[int]:
     return [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
 
 
+def judged(row: Row) -> tuple[Accuracy | None, str]:
+    """What a row shows of the metric, and where that is not of test, the split: a search judges few on test."""
+    if row.accuracy is None and row.status == "measured":
+        return row.validate_, "on validate"
+    return row.accuracy, ""
+
+
 def _cells(report: Report, row: Row) -> list[str]:
-    seen, time = row.accuracy, row.latency
+    (seen, split), time = judged(row), row.latency
+    mark = " v" if split else ""
     share = report.data.unit == "share"
     return [
         f"{row.name} *" if row.name in report.chosen.values() else row.name,
         row.status,
-        "" if seen is None else f"{seen.value:.2%}" if share else f"{seen.value:.5g}",
+        "" if seen is None else f"{seen.value:.2%}{mark}" if share else f"{seen.value:.5g}{mark}",
         "" if seen is None or seen.verdict is None else interval(report, seen),
         (seen.verdict or "") if seen else "",
         "" if time is None else f"{time.p50_ms:.3f}",

@@ -312,3 +312,11 @@ def test_what_is_infinite_comes_back_from_json(tmp_path):
     report = awkward_report.with_finals()
     assert "Infinity" in json.write(report, tmp_path).read_text()
     assert json.read(tmp_path) == report
+
+
+def test_what_was_not_judged_on_test_shows_validate_and_says_so():
+    rows = [row("openvino-fp32"), row("openvino-int8"), row("openvino-other", accuracy=None, validate=accuracy(0.75))]
+    found = report(rows)
+    assert [cells[2] for cells in words.table(found)[1:]] == ["90.00%", "90.00%", "90.00%", "75.00% v"]
+    assert "v: on validate; a search judges on test what it chose" in words.measured_how(found)
+    assert " v: " not in words.measured_how(report())

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_optimize_report import row
+from test_optimize_report import accuracy, latency, ratio, row
 
 from optimize import metrics, stages
 from optimize.deadline import Deadline
@@ -46,3 +46,21 @@ def test_a_search_is_said_to_have_ended_early_where_its_time_was_up_and_nowhere_
         )
         unmended = [f"a was not repaired: {deadline.why}"]
         assert ", 0 of 3 candidates" in stages.ended_early(run, noisy, unmended, 70.4)
+
+
+def test_a_search_judges_on_test_what_it_chose_what_that_stands_beside_and_what_nothing_beats():
+    names = {"t-fp32": "plain", "t-default": "vendor", "t-good": "steps", "t-fast": "steps", "t-beaten": "steps"}
+    run = stages.Run(
+        SimpleNamespace(steps="auto", targets={"t": {}}), None,
+        [SimpleNamespace(name=name, role=role, target=SimpleNamespace(name="t")) for name, role in names.items()],
+        {}, None, None,
+    )  # fmt: skip
+    seen = {"t-fp32": (1.0, 0.0), "t-default": (1.0, 0.0), "t-good": (2.0, 0.0), "t-fast": (3.0, 0.02),
+            "t-beaten": (1.5, 0.01)}  # fmt: skip
+    rows = {
+        name: row(name, validate=accuracy(drop=drop), latency=latency(1 / times, ratio(times)), size_bytes=1)
+        for name, (times, drop) in seen.items()
+    }
+    assert stages.shown(run, rows, {"t": "t-good"}) == {"t-fp32", "t-default", "t-good", "t-fast"}
+    run = stages.Run(SimpleNamespace(steps=(), targets={"t": {}}), None, run.candidates, {}, None, None)
+    assert stages.shown(run, rows, {"t": "t-good"}) is None
