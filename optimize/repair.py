@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 REPAIRED = "-repaired"  # behind the name of what was repaired
 ROUNDS = 3  # of the measurement of what each layer costs
+SLOWER = 1.1  # times as fast another engine must be at least, for a candidate to be not worth repairing
 WAYS = 2  # of rounding that are repaired for a target; where two do not hold, a third one, which loses more, will not
 
 
@@ -65,6 +66,30 @@ def passed_over(candidate: Candidate, better: str, searched: Sequence[Candidate]
         return "what a layer costs cannot be measured here"
     if len(searched) == WAYS or any(one.steps == candidate.steps for one in searched):
         return f"it loses more than {' and '.join(one.name for one in searched)}, and that was to no avail"
+    return ""
+
+
+def outrun(
+    subject: Subject, built: Built, others: Sequence[Built], log_file: Path, progress: Callable[[int, int, str], None]
+) -> str:
+    """Which of the others is so much faster, as it is, that no repair is worth its time; empty where none is for sure.
+
+    Args:
+        subject: with the inputs that are timed.
+        built: the candidate that would be repaired.
+        others: of the same target, that hold the limit.
+        log_file: where vendors' chatter goes.
+        progress: told what is being done.
+
+    Raises:
+        WorkError: the candidate failed.
+    """
+    contenders = [built.contender, *(one.contender for one in others)]
+    found = measure(contenders, subject.feeds, rounds=ROUNDS, twin=False, log=log_file, progress=progress)
+    for name in (one.name for one in contenders[1:] if one.name in found.traces):
+        times = found.ratio(name)
+        if times.low >= SLOWER:
+            return f"{name} is {times.value:.2f} times [{times.low:.2f}, {times.high:.2f}] as fast"
     return ""
 
 

@@ -15,7 +15,7 @@ from optimize.metrics import Rows as Statistics
 from optimize.plan import Candidate, role_of
 from optimize.progress import Progress
 from optimize.recipe import Recipe
-from optimize.repair import passed_over, repaired
+from optimize.repair import outrun, passed_over, repaired
 from optimize.report import Headline, Row
 from optimize.select import Choice
 from optimize.steps import name_of
@@ -192,10 +192,13 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[Run
             notes.append(f"{candidate.name} was not repaired: {reason}")
             continue
         judged, found = partial(_judged, run, rows[ORIGINAL], max_drop), None
-        made = run.built[candidate.name]
+        made, faster = run.built[candidate.name], ""
         try:
             with run.deadline.ending():
-                found = repaired(
+                if others := _rivals(run, rows, candidate, max_drop):
+                    run.progress.say(f"whether {candidate.name} is worth repairing")
+                    faster = outrun(run.subject, made, others, run.log, run.progress.count)
+                found = None if faster else repaired(
                     run.subject, builder, candidate, made, judged, max_drop, run.log, run.progress,
                     mixing.most(run.asked), partial(run.deadline.over, SEARCH),
                 )  # fmt: skip
@@ -204,6 +207,8 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[Run
             continue
         if run.deadline.interrupted or (found is None and run.deadline.over(SEARCH)):
             notes.append(f"{candidate.name} was not repaired: {run.deadline.why}")
+        elif faster:
+            notes.append(f"{candidate.name} was not repaired: {faster}")
         elif found is None:
             notes.append(f"{candidate.name} was not repaired: no layer by itself regains anything in float")
         else:
@@ -216,6 +221,16 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[Run
             if select.lost(found.row) <= max_drop:
                 enough[candidate.target.name] = name
     return run, rows, notes
+
+
+def _rivals(run: Run, rows: Rows, candidate: Candidate, max_drop: float) -> list[Built]:
+    """The plain and the default engine of its target where they hold the limit, and nothing but time counts."""
+    asked, device = run.asked.constraints, run.asked.device
+    sizes = (asked.max_size_mib, asked.max_memory_mib, device.flash_mib, device.ram_mib)
+    if asked.objective not in ("latency", "throughput") or any(sizes):
+        return []
+    names = dict.fromkeys(role_of(run.candidates, candidate.target.name, role).name for role in ("plain", "vendor"))
+    return [run.built[one] for one in names if one in run.built and select.lost(rows[one]) <= max_drop]
 
 
 def _judged(run: Run, original: Row, max_drop: float, candidate: Candidate, made: Built) -> Row:

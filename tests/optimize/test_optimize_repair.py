@@ -185,6 +185,37 @@ def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_
     ]
 
 
+@pytest.mark.parametrize(("low", "objective"), [(1.2, "latency"), (1.0, "latency"), (1.2, "size")])
+def test_what_another_engine_surely_outruns_is_not_worth_repairing(monkeypatch, low, objective):
+    from optimize import stages
+
+    monkeypatch.setattr(stages, "repaired", lambda *asked: None)
+    measured = []
+
+    def measure(contenders, feeds, **asked):
+        measured.append([one.name for one in contenders])
+        ratio = SimpleNamespace(value=1.3, low=low, high=1.4)
+        return SimpleNamespace(traces=dict.fromkeys(measured[-1]), ratio=lambda name: ratio)
+
+    monkeypatch.setattr(repair, "measure", measure)
+    target = SimpleNamespace(name="t")
+    own = [
+        Candidate("t-fp32", "plain", target, (), {}, SCHEME),
+        Candidate("t-default", "vendor", target, (), {}, SCHEME),
+        Candidate("t-int8", "steps", target, (Static(),), {}, SCHEME, None, Repair()),
+    ]
+    built = {one.name: Built(None, {}, SimpleNamespace(name=one.name), "", (), None) for one in own}
+    drops = {"original": 0.0, "t-fp32": 0.0, "t-default": 0.02, "t-int8": 0.5}  # the default one loses too much too
+    rows = {name: row(name, validate=accuracy(drop=drop)) for name, drop in drops.items()}
+    asked = ASKED.model_copy(update={"constraints": ASKED.constraints.model_copy(update={"objective": objective})})
+    run = stages.Run(asked, SimpleNamespace(feeds={}, batch=1), own, built, None, Progress(1, silent=True))
+    _, _, (note,) = stages.mended(run, rows, None, 0.01)
+    assert measured == ([["t-int8", "t-fp32"]] if objective == "latency" else [])
+    slow = objective == "latency" and low > 1.1
+    why = "t-fp32 is 1.30 times [1.20, 1.40] as fast" if slow else "no layer by itself regains anything in float"
+    assert note == f"t-int8 was not repaired: {why}"
+
+
 @pytest.mark.parametrize("wanted", [1, 2, 3, 4, 5, 6, 7, 8])
 def test_the_fewest_layers_that_hold_are_found_by_halving(monkeypatch, wanted):
 
@@ -223,9 +254,11 @@ def outlier(uneven, tmp_path):
 
 
 def test_a_run_repairs_what_loses_too_much_and_says_what_it_cost(outlier, tmp_path, monkeypatch):
+    from optimize import stages
     from optimize.pipeline import run
     from optimize.report import json
 
+    monkeypatch.setattr(stages, "outrun", lambda *asked: "")  # int8 has nothing to win in so small a network
     monkeypatch.setenv("OPTIMIZE_CACHE", str(tmp_path / "cache"))
     x = np.random.default_rng(1).standard_normal((400, 3, 8, 8)).astype(np.float32)
     y = judge(outlier).run({"image": x})["logits"].argmax(1)
