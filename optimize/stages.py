@@ -123,7 +123,7 @@ def accuracy(
         if rows[name].status not in LOST and (among is None or name in among)
     ]
     early = run.asked.steps == "auto" and field == "validate_"
-    known = (ORIGINAL, run.known[field]) if field in run.known else None
+    known = (ORIGINAL, run.known[field]) if alive and field in run.known else None
     scores = evaluate(
         alive if known else [subject.contender, *alive], split, subject.metric, subject.evaluate_batch,
         fixed=subject.fixed, known=known, hopeless=partial(_hopeless, run) if early else None,
