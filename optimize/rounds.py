@@ -93,6 +93,11 @@ class Search(ABC):
     def _searched(self) -> dict[str, Any]:
         """As `found`, with nothing known."""
 
+    def _given(self) -> tuple[TorchModel, Built, float]:
+        """The model before this step, its engine, and how many times as fast as the plain one that is."""
+        (given, _), engine = self._pruned(), self._built("as it came", *self.before)
+        return given, engine, self._factor(engine).value if given.history else 1.0
+
     def _pruned(self, *steps: Settings) -> tuple[TorchModel, list[str]]:
         """A model without an engine, and the notes of its last step."""
         model, made = self.builder.model(replace(self.plain, steps=(*self.before, *steps)))

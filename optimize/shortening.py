@@ -47,8 +47,7 @@ class Shortening(Search):
 
     def _searched(self) -> dict[str, Any]:
         factor, _ = self.step.sought()
-        (given, _), engine = self._pruned(), self._built("before blocks go", *self.before)
-        begun = self._factor(engine).value if given.history else 1.0
+        given, engine, begun = self._given()
         if begun >= factor:
             return {"blocks": [], "notes": [f"{begun:.2f}x by what was removed before, so that no block goes"]}
         whole, ms = self._table(engine, given, _gone(self._pruned(self._timed())[0], given))

@@ -62,8 +62,7 @@ class Slimming(Search):
 
     def _searched(self) -> dict[str, Any]:
         factor, _ = self.step.sought()
-        (given, _), engine = self._pruned(), self._built("before channels go", *self.before)
-        begun = self._factor(engine).value if given.history else 1.0
+        given, engine, begun = self._given()
         if begun >= factor:
             return {"widths": {}, "notes": [f"{begun:.2f}x by what was removed before, so that no channel goes"]}
         least, notes = self._pruned(self._timed())

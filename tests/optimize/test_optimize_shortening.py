@@ -5,6 +5,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
+from test_optimize_slimming import measured_in
 from torch import nn
 
 from optimize import lock, pipeline, recipe, rounds, shortening
@@ -92,10 +93,6 @@ def world(torch_context):
         return World(step, before, None, None, None, None, progress, deadline or Deadline(), 1.0)._searched()
 
     return search
-
-
-def measured_in(notes):
-    return [float(note.split("predicted, ")[1].split("x")[0]) for note in notes if "measured" in note]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 2.0])
