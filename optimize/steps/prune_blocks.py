@@ -77,7 +77,7 @@ class Step(Until):
             return None
         if unknown := [name for name in self.blocks if name not in removable]:
             raise InputError(f"blocks: {listing.unknown('block that can go', unknown[0], removable)}")
-        return list(self.blocks)
+        return list(dict.fromkeys(self.blocks))
 
     def _number(self, removable: int) -> int:
         """How many go."""

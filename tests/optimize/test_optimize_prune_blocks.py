@@ -96,6 +96,8 @@ def test_include_and_exclude(residual, torch_context):
 def test_named_blocks_go_whatever_they_do(residual, torch_context):
     found = Step(blocks=("stages.3", "stages.0"))(model(residual(), torch_context), torch_context())
     assert found.history == (Removal("stages.3"), Removal("stages.0"))
+    twice = Step(blocks=("stages.3", "stages.0", "stages.3"))(model(residual(), torch_context), torch_context())
+    assert twice.history == found.history
     assert Step(blocks=())(model(residual(), torch_context), torch_context()).history == ()
     with pytest.raises(InputError, match=r"blocks: unknown block that can go 'stages\.1'"):
         Step(blocks=("stages.1",))(model(residual(), torch_context), torch_context())
