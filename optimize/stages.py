@@ -205,10 +205,10 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[Run
         except Error as error:  # the candidate as it is, and the others, are not lost with it
             notes.append(f"{candidate.name} was not repaired: {error}")
             continue
-        if run.deadline.interrupted or (found is None and run.deadline.over(SEARCH)):
-            notes.append(f"{candidate.name} was not repaired: {run.deadline.why}")
-        elif faster:
+        if faster:
             notes.append(f"{candidate.name} was not repaired: {faster}")
+        elif run.deadline.interrupted or (found is None and run.deadline.over(SEARCH)):
+            notes.append(f"{candidate.name} was not repaired: {run.deadline.why}")
         elif found is None:
             notes.append(f"{candidate.name} was not repaired: no layer by itself regains anything in float")
         else:

@@ -71,8 +71,7 @@ def check(plans: Plans) -> None:
         if step.pending and processes.count() > 1:
             raise InputError(
                 f"{name_of(step)} with until measures, which several processes at once cannot: run the recipe by one "
-                f"without training first, and give the {step.finds} that it found, {step.finds} = in its report, to "
-                "accelerate launch."
+                f"without training first, and give accelerate launch the {step.finds} that stand in its report's steps."
             )
 
 
