@@ -13,21 +13,16 @@ import json
 import os
 import sys
 import tempfile
-import time
-from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from optimize.build import Builder, Built, Lost
-from optimize.data import Split
-from optimize.evaluate import Scores, evaluate
-from optimize.judge import accuracy
+from optimize.build import Builder, Built
+from optimize.evaluate import evaluate
 from optimize.models import OnnxModel, write_onnx
-from optimize.plan import Candidate
-from optimize.report import Accuracy
 from optimize.steps import Context, Settings, behind
 from optimize.steps._probes import batches
 from optimize.steps._ready import in_float32
@@ -129,10 +124,11 @@ def main() -> int:
 
 def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
     """A row for each method on each engine."""
-    from optimize import metrics, plan, recipe, tables
+    from optimize import metrics, plan, recipe, stages
+    from optimize.deadline import Deadline
     from optimize.pipeline import DISTRIBUTIONS
     from optimize.progress import Progress
-    from optimize.repair import passed_over, repaired
+    from optimize.report import Detail, Row
     from optimize.steps.quantize_static import Step as QuantizeStatic
     from optimize.steps.repair import Step as Repair
     from optimize.subject import prepare
@@ -158,59 +154,18 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
         for step in (OnnxruntimeDefault(samples=samples), NncfDefault(samples=samples)):
             steps = behind(plain.steps, step)
             candidates.append(replace(plain, name=f"{engine}-{step.label}", role="steps", steps=steps, repair=None))
-    made = {}
-    seconds = {}
-    for candidate in candidates:
-        begun = time.monotonic()
-        made[candidate.name] = builder.build(candidate)
-        seconds[candidate.name] = time.monotonic() - begun
-    built = {key: one for key, one in made.items() if isinstance(one, Built)}
-
-    def score(split: Split, names: list[str]) -> tuple[Scores, dict[str, Accuracy]]:
-        found = evaluate(
-            [subject.contender, *(built[one].contender for one in names)], split, subject.metric,
-            subject.evaluate_batch, fixed=subject.fixed, log=log,
-        )  # fmt: skip
-        return found, {
-            one: accuracy(subject.metric, found.statistics["original"], found.statistics[one], 0.0)
-            for one in names
-            if one in found.statistics
-        }
-
-    _, validate = score(subject.choice, list(built))
-    original = score(subject.choice, [])[0].statistics["original"]
-    limit = tables.allowed_drop(asked.constraints.max_drop, accuracy(subject.metric, original, None, 0.0).value)
-    enough: dict[str, str] = defaultdict(str)
-    searched: dict[str, list[Candidate]] = defaultdict(list)
-    rounded = [one for one in candidates if one.repair and one.name in validate]
-    for candidate in sorted(rounded, key=lambda one: validate[one.name].drop):  # as a run does it
-        if validate[candidate.name].drop <= limit:
-            enough[candidate.target.name] = candidate.name
-            continue
-        if passed_over(candidate, enough[candidate.target.name], searched[candidate.target.name]):
-            continue
-
-        def holds(one: Candidate, new: Built) -> bool:
-            built[one.name] = new
-            validate[one.name] = score(subject.choice, [one.name])[1][one.name]
-            return validate[one.name].drop <= limit
-
-        begun = time.monotonic()
-        found = repaired(subject, builder, candidate, built[candidate.name], holds, log, progress)
-        if found:
-            searched[candidate.target.name].append(candidate)
-            candidates.append(found.candidate)
-            made[found.candidate.name] = built[found.candidate.name] = found.built
-            seconds[found.candidate.name] = time.monotonic() - begun
-            if validate[found.candidate.name].drop <= limit:
-                enough[candidate.target.name] = found.candidate.name
-    scores, test = score(subject.splits.test, list(built))
-    details = scores.details
+    built, seen = stages.build(candidates, builder, Deadline())
+    run = stages.Run(asked, subject, candidates, built, log, progress)
+    seen[stages.ORIGINAL] = Row(name=stages.ORIGINAL, engine=asked.model_spec().source, status="measured")
+    seen, max_drop = stages.accuracy(run, seen, "validate_", None)
+    run, seen, _ = stages.mended(run, seen, builder, max_drop)
+    seen, _ = stages.accuracy(run, seen, "accuracy", max_drop)
+    details: Mapping[str, Detail] = {one: row.detail for one, row in seen.items() if row.detail}
     if subject.contender.decoding:  # boxes have no noise: that of the raw outputs is told
         raw = [
             builder.build(replace(one, steps=tuple(step for step in one.steps if not step.last)))
-            for one in candidates
-            if one.name in test
+            for one in run.candidates
+            if seen[one.name].accuracy
         ]
         against = replace(metrics.get("mse"), own=lambda outputs, _: next(iter(outputs.values())))
         details = evaluate(
@@ -219,25 +174,23 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
         ).details  # fmt: skip
     rows = []
     for engine in ENGINES:
-        own = [one for one in candidates if one.target.name == engine]
-        alive = [one for one in own if one.name in test]
+        own = [one for one in run.candidates if one.target.name == engine]
+        alive = [one for one in own if seen[one.name].accuracy]
         base = plan.role_of(own, engine, "plain").name
-        order = [built[base].contender, *(built[one.name].contender for one in alive if one.name != base)]
+        order = [run.built[base].contender, *(run.built[one.name].contender for one in alive if one.name != base)]
         timed = measure(order, subject.feeds, rounds=rounds, log=log, progress=progress.count)
         for one in own:
             row: dict[str, Any] = dict.fromkeys(COLUMNS)
             row |= {"model": name, "engine": engine, "method": one.name.removeprefix(f"{engine}-")}
-            row["seconds"] = seconds.get(one.name)
-            if isinstance(lost := made[one.name], Lost):
-                row["reason"] = lost.reason
-            if one.name in test:
-                seen, detail = test[one.name], details[one.name]
-                row |= {"accuracy": seen.value, "drop": seen.drop, "drop_low": seen.low, "drop_high": seen.high}
+            judged = seen[one.name]
+            row["seconds"] = sum(made.seconds or 0.0 for made in judged.made)
+            row["reason"] = judged.reason or None
+            if test := judged.accuracy:
+                row |= {"accuracy": test.value, "drop": test.drop, "drop_low": test.low, "drop_high": test.high}
+                row["validate_drop"] = judged.validate_.drop if judged.validate_ else None
+                row["mb"] = run.built[one.name].size_bytes / 1e6
+            if detail := details.get(one.name):
                 row |= {"agreement": detail.agreement, "sqnr_db": detail.sqnr_db}
-                row["validate_drop"] = validate[one.name].drop if one.name in validate else None
-                row["mb"] = built[one.name].size_bytes / 1e6
-            elif one.name in built:
-                row["reason"] = scores.failed.get(one.name) or scores.wrong.get(one.name)
             if one.name in timed.traces:
                 row["p50_ms"] = float(np.median(timed.traces[one.name].samples)) / 1e6
                 ratio = timed.ratio(one.name) if one.name != base else None
