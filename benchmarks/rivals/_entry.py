@@ -1,5 +1,6 @@
 """What each peer enters with, and what we do: prepared in processes of their own, and the best of their ways chosen."""
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -174,21 +175,21 @@ def _chosen(on: Field, ways: Mapping[str, list[Way]], tried: dict[str, str]) -> 
     return None
 
 
-def ours(on: Field, file: Path, changes: list[str]) -> list[Entry]:
+def ours(on: Field, file: Path, changes: list[str], name: str = OURS) -> list[Entry]:
     """The chosen candidates of a run, as a device loads them; that which it takes by itself comes first."""
-    out = Path(on.task.out) / OURS
-    on.progress.say(OURS)
+    out = Path(on.task.out) / name.replace(" ", "")
+    on.progress.say(name)
     begun = time.monotonic()
     try:
         found = call("rivals._entry:run", on.log, on.limit_s, recipe=str(file), changes=changes, out=str(out))
     except Error as error:
-        return [Entry(OURS, wall_s=time.monotonic() - begun, reason=_short(error))]
+        return [Entry(name, wall_s=time.monotonic() - begun, reason=_short(error))]
     wall, entries = time.monotonic() - begun, []
     for place, (engine, target) in enumerate(found["engines"].items()):
-        name = f"{OURS} on {target}" if place else OURS
+        own = f"{name} on {target}" if place else name
         arguments = {"path": str(out / "bundle"), "engine": engine}
-        opened = Contender(name, "runtime.worker:open_bundle", arguments, takes=read(out / "bundle").specs.inputs)
-        entries.append(Entry(name, opened, opened, engine, wall, found["peak_memory_bytes"], tried=found["closest"]))
+        opened = Contender(own, "runtime.worker:open_bundle", arguments, takes=read(out / "bundle").specs.inputs)
+        entries.append(Entry(own, opened, opened, engine, wall, found["peak_memory_bytes"], tried=found["closest"]))
     return entries
 
 
@@ -197,6 +198,7 @@ def run(recipe: str, changes: list[str], out: str) -> dict[str, Any]:
     from optimize import pipeline
     from rivals import peak_memory
 
+    os.environ["OPTIMIZE_CACHE"] = str(Path(out) / "cache")  # with nothing done in it
     report = pipeline.run(Path(recipe), out=out, changes=changes, silent=True)
     engines = read(Path(out) / "bundle").engines if report.bundle else ()
     chosen = {one.name: one.target for one in engines if one.name in report.chosen.values()}
