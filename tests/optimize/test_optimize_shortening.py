@@ -2,6 +2,7 @@
 
 import importlib
 
+import known_world
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,6 @@ from torch import nn
 from optimize import lock, pipeline, recipe, rounds, shortening
 from optimize.deadline import Deadline
 from optimize.models import TorchModel
-from optimize.progress import Progress
 from optimize.shortening import Shortening
 from optimize.steps.prune_blocks import Step
 from optimize.steps.prune_channels import Step as Channels
@@ -68,29 +68,12 @@ def world(torch_context):
             left = [name for name in NAMES if isinstance(module.get_submodule(name), Weighed)]
             return rest + scale * sum(takes[name] for name in left)
 
-        class World(Shortening):
-            def _pruned(self, *steps):
-                model = given
-                for step in (*self.before, *steps):
-                    model = step(model, torch_context())
-                return model, []
+        def table(whole, model, names):
+            assert all(isinstance(model.module.get_submodule(name), Weighed) for name in names)
+            return engine(given.module), {name: takes[name] for name in names}
 
-            def _built(self, what, *steps):
-                model = given
-                for step in steps:
-                    model = step(model, torch_context())
-                return model.module
-
-            def _factor(self, built):
-                value = engine(given.module) / engine(built)
-                return Ratio(value, value * 0.99, value * 1.01, 5)
-
-            def _table(self, whole, model, names):
-                assert all(isinstance(model.module.get_submodule(name), Weighed) for name in names)
-                return engine(given.module), {name: takes[name] for name in names}
-
-        step, progress = Step(until=f"{until}x faster on there", **settings), Progress(1, silent=True)
-        return World(step, before, None, None, None, None, progress, deadline or Deadline(), 1.0)._searched()
+        step = Step(until=f"{until}x faster on there", **settings)
+        return known_world.searched(Shortening, step, given, engine, table, torch_context, before, deadline)
 
     return search
 

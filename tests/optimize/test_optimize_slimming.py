@@ -3,6 +3,7 @@
 import importlib
 from dataclasses import replace
 
+import known_world
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,6 @@ from optimize.steps.prune_channels import Step
 from optimize.subject import prepare
 from runtime import cache, host
 from runtime.bundle import sha256
-from runtime.intervals import Ratio
 
 MODEL = """
 import torch
@@ -60,31 +60,14 @@ def world(torch_context):
         def engine(module):
             return rest + scale * sum(map(work, layers(module).values()))
 
-        class World(Slimming):
-            def _pruned(self, *steps):
-                model = given
-                for step in (*self.before, *steps):
-                    model = step(model, torch_context())
-                return model, ["prune_channels left 8 alone: it gives the outputs"] if steps else []
-
-            def _built(self, what, *steps):
-                model = given
-                for step in steps:
-                    model = step(model, torch_context())
-                return model.module
-
-            def _factor(self, built):
-                value = engine(module) / engine(built)
-                return Ratio(value, value * 0.99, value * 1.01, 5)
-
-            def _table(self, whole, given, least):
-                changed = {n: one for n, one in layers(given.module).items()
-                           if widths(one) != widths(least.module.get_submodule(n))}  # fmt: skip
-                return engine(given.module), {name: ms(layer) for name, layer in changed.items()}
+        def table(whole, given, least):
+            changed = {n: one for n, one in layers(given.module).items()
+                       if widths(one) != widths(least.module.get_submodule(n))}  # fmt: skip
+            return engine(given.module), {name: ms(layer) for name, layer in changed.items()}
 
         step = Step(until=f"{until}x faster on there", **{"multiple": 1, **settings})
-        progress = Progress(1, silent=True)
-        return World(step, before, None, None, None, None, progress, deadline or Deadline(), 1.0)._searched()
+        said = ["prune_channels left 8 alone: it gives the outputs"]
+        return known_world.searched(Slimming, step, given, engine, table, torch_context, before, deadline, said)
 
     return search
 
