@@ -78,7 +78,7 @@ class OnnxRuntimeSession:
     def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Outputs by name; see `runtime.engines.Session`."""
         try:
-            results = dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
+            results = dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from error
         return filled(out, results)
