@@ -29,7 +29,6 @@ MODELS = (
 QUICK_MODELS, QUICK_PEERS = ("kws",), ("onnxruntime_static", "openvino_float", "torch_eager")
 QUICK_ROUNDS = 2
 QUICK_RUN = ("measure.budget=1", "targets={onnxruntime={}}")  # in minutes where the plan of "auto" takes half an hour
-QUICK_FLAG = ("search.quick=true", "measure.budget=5")  # as `optimize run --quick` has it
 SAMPLES = 300  # of calibrate, where the recipe's own steps name no other number
 COLUMNS = (
     "model", "contender", "settings", "accuracy", "drop", "holds", "p50_ms", "ratio_to_best_peer", "low", "high",
@@ -92,6 +91,7 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
     from rivals._entry import Entry, entered, field_of, ours
 
     from optimize import metrics, recipe
+    from optimize.cli import QUICK_S
     from optimize.folder import chatter_to
     from optimize.progress import Progress
     from optimize.steps.quantize_static import Step as QuantizeStatic
@@ -121,7 +121,11 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
         entries += [entered(field, peer, options.quick) for peer in peers if peer != OURS]
         if OURS in peers:
             entries += ours(field, file, changes)
-            entries += [] if options.quick else ours(field, file, [*changes, *QUICK_FLAG], f"{OURS} --quick")
+            entries += (
+                []
+                if options.quick
+                else ours(field, file, [*changes, "search.quick=true", f"measure.budget={QUICK_S}"], f"{OURS} --quick")
+            )
         progress.say("accuracy on test")
         judged = [one.judged for one in entries[1:] if one.judged]
         accuracies, lost = field.accuracies(judged, field.subject.splits.test)

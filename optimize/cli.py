@@ -42,7 +42,7 @@ MetricName = Annotated[str | None, typer.Option("--metric", help="accuracy, top5
 Better = Annotated[str | None, typer.Option(help="higher or lower, for a metric of your own.")]
 Strict = Annotated[bool, typer.Option("--strict", help="'cannot tell' counts as not met: exit code 1.")]
 
-QUICK_S = 5  # of measuring a pair
+QUICK_S = 3  # of measuring a pair
 
 
 def app() -> int:

@@ -142,7 +142,7 @@ class Constraints(Table):
 class Measure(Table):
     """[measure]: seconds for a pair, before which a measurement goes on until it is precise; seed of the orders."""
 
-    budget: float = Field(default=15.0, gt=0)
+    budget: float = Field(default=10.0, gt=0)
     seed: int = 0
 
 

@@ -79,7 +79,7 @@ def test_a_good_recipe(path, tmp_path):
 def test_defaults():
     asked = from_table(table(), Path("/here"))
     assert asked.constraints.max_drop == "1pp" and asked.constraints.objective == "latency"
-    assert asked.measure.budget == 15 and asked.metric() is None and not asked.model.trust
+    assert asked.measure.budget == 10 and asked.metric() is None and not asked.model.trust
     assert asked.model_spec().source == "onnx" and asked.model_spec().place == "/here/model.onnx"
     assert [steps.name_of(step) for step in asked.all_steps()] == ["simplify"]
 
