@@ -121,11 +121,9 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
         entries += [entered(field, peer, options.quick) for peer in peers if peer != OURS]
         if OURS in peers:
             entries += ours(field, file, changes)
-            entries += (
-                []
-                if options.quick
-                else ours(field, file, [*changes, "search.quick=true", f"measure.budget={QUICK_S}"], f"{OURS} --quick")
-            )
+        if OURS in peers and not options.quick:
+            short = ["search.quick=true", f"measure.budget={QUICK_S}"]
+            entries += ours(field, file, [*changes, *short], f"{OURS} --quick")
         progress.say("accuracy on test")
         judged = [one.judged for one in entries[1:] if one.judged]
         accuracies, lost = field.accuracies(judged, field.subject.splits.test)
