@@ -20,13 +20,17 @@ SAMPLES = 64  # of calibrate, for the noise of each layer
 
 def causes(
     subject: Subject, builder: Builder, candidates: Sequence[Candidate], built: Mapping[str, Built],
-    rows: Mapping[str, Row], chosen: Mapping[str, str], progress: Progress,
+    rows: Mapping[str, Row], chosen: Mapping[str, str], progress: Progress, quick: bool = False,
 ) -> tuple[dict[str, Row], list[str]]:  # fmt: skip
-    """Rows with `explained` (of the chosen), `noise` and `sensitivity` (of one rounded candidate a target); untold.
+    """Rows with `explained` (of the chosen), `noise` (of one rounded candidate a target) and `sensitivity`; untold.
 
-    Where nothing rounded was chosen, the first that is rounded is looked at: it may be why.
+    Where nothing rounded was chosen, the first that is rounded is looked at: it may be why. Each layer alone takes
+    long, and what a model minds is much the same on every target: of one that is rounded for several it is told once.
+    `quick` leaves out what is not of the chosen's time.
     """
-    found, notes = dict(rows), []
+    found = dict(rows)
+    notes = ["where the accuracy went was not looked at, since the run is a quick one"] if quick else []
+    told_of: set[Path] = set()
     for target, own in _by_target(candidates, built).items():
         name = chosen.get(target)
         if name and built[name].files:
@@ -35,9 +39,12 @@ def causes(
             options = one.contender.arguments["options"]
             why = explained(rows[name].engine, one.files, options, one.contender.given(subject.feeds), one.model.path)
             found[name] = found[name].model_copy(update={"explained": why})
+        if quick:
+            continue
         own.sort(key=lambda candidate: candidate.name != name)
         try:
-            told = next((seen for one in own if (seen := _noise(subject, builder, one, built, progress))), None)
+            looked = (_noise(subject, builder, one, built, told_of, progress) for one in own)
+            told = next(filter(None, looked), None)
         except Error as error:
             notes.append(f"{target}: where the accuracy went could not be told: {error}")
             continue
@@ -55,8 +62,9 @@ def _by_target(candidates: Sequence[Candidate], built: Mapping[str, Built]) -> d
 
 
 def _noise(
-    subject: Subject, builder: Builder, candidate: Candidate, built: Mapping[str, Built], progress: Progress
-) -> tuple[str, dict[str, Any]] | None:
+    subject: Subject, builder: Builder, candidate: Candidate, built: Mapping[str, Built], told_of: set[Path],
+    progress: Progress,
+) -> tuple[str, dict[str, Any]] | None:  # fmt: skip
     before = builder.unrounded(candidate)
     if before is None:
         return None
@@ -67,6 +75,9 @@ def _noise(
             update, decoded = subject.metric.update, subject.contender.decoded
             metric = replace(subject.metric, update=lambda outputs, labels: update(decoded(dict(outputs)), labels))
         lost = noise.by_layer(before, after, splits.calibrate, SAMPLES, Path(folder))
+        if before.path in told_of:
+            return candidate.name, {"noise": lost}
+        told_of.add(before.path)
         minded = sensitivity.by_layer(
             before, after, splits.calibrate, splits.validate, metric, Path(folder), progress.count
         )

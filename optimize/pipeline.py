@@ -177,7 +177,7 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     headline, rows = stages.headline(run, rows, last, chosen, Neighbours.now().since(before))
 
     progress.stage("why it is (not) faster, and where the accuracy went")
-    rows, untold = causes(subject, builder, run.candidates, run.built, rows, chosen, progress)
+    rows, untold = causes(subject, builder, run.candidates, run.built, rows, chosen, progress, quick=asked.search.quick)
 
     for candidate in run.candidates:
         row = rows[candidate.name]

@@ -1,5 +1,6 @@
 """Why, in a report: the layers of what was chosen, and the noise of each layer of one rounded candidate a target."""
 
+from itertools import cycle
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,18 +51,20 @@ class Rowlike(SimpleNamespace):
         return Rowlike(**{**vars(self), **update})
 
 
-def lined_up(**unrounded):
-    """Candidates of one target without engines, each with what the builder has of it before rounding, or raises."""
+def lined_up(targets="t", **unrounded):
+    """Candidates without engines, of targets in turn, each with its path before rounding, or an error."""
 
     def ask(candidate):
         if isinstance(unrounded[candidate.name], Exception):
             raise unrounded[candidate.name]
-        return unrounded[candidate.name]
+        return unrounded[candidate.name] and SimpleNamespace(path=unrounded[candidate.name])
 
-    target = SimpleNamespace(name="t")
-    candidates = [SimpleNamespace(name=name, target=target) for name in unrounded]
+    candidates = [
+        SimpleNamespace(name=name, target=SimpleNamespace(name=target))
+        for name, target in zip(unrounded, cycle(targets), strict=False)
+    ]
     built = {name: SimpleNamespace(files={}, body=name) for name in unrounded}
-    rows = {name: Rowlike(name=name, noise=[]) for name in unrounded}
+    rows = {name: Rowlike(name=name, noise=[], sensitivity=[]) for name in unrounded}
     subject = SimpleNamespace(calls=SimpleNamespace(calibrate="data", validate="more"), own_labels=False)
     return subject, SimpleNamespace(unrounded=ask), candidates, built, rows
 
@@ -73,11 +76,28 @@ def test_what_cannot_be_told_is_a_note_and_nothing_else_is_lost():
     assert set(found) == {"plain", "int8"} and not any(row.noise for row in found.values())
 
 
-@pytest.mark.parametrize(("chosen", "looked_at"), [("plain", "first"), ("second", "second"), (None, "first")])
-def test_which_is_looked_at(monkeypatch, chosen, looked_at):
+@pytest.fixture
+def looked_at(monkeypatch):
+    """What is looked at is told by its name."""
     monkeypatch.setattr("optimize.noise.by_layer", lambda before, after, split, samples, folder: [f"noise of {after}"])
     monkeypatch.setattr("optimize.sensitivity.by_layer", lambda *asked: [f"minded {asked[1]}"])
+
+
+@pytest.mark.parametrize(("chosen", "told"), [("plain", "first"), ("second", "second"), (None, "first")])
+def test_which_is_looked_at(looked_at, chosen, told):
     asked = lined_up(plain=None, first="before first", second="before second")
     found, notes = causes(*asked, {"t": chosen} if chosen else {}, Progress(1, silent=True))
-    assert {name: row.noise for name, row in found.items() if row.noise} == {looked_at: [f"noise of {looked_at}"]}
-    assert notes == []
+    assert {name: row.noise for name, row in found.items() if row.noise} == {told: [f"noise of {told}"]}
+    assert {name for name, row in found.items() if row.sensitivity} == {told} and notes == []
+
+
+@pytest.mark.parametrize(("before", "minded"), [("the same", {"a"}), ("another", {"a", "b"})])
+def test_each_layer_alone_is_told_once_of_what_is_rounded_for_several_targets(looked_at, before, minded):
+    found, _ = causes(*lined_up("tu", a="the same", b=before), {"t": "a", "u": "b"}, Progress(1, silent=True))
+    assert {name for name, row in found.items() if row.noise} == {"a", "b"}
+    assert {name for name, row in found.items() if row.sensitivity} == minded
+
+
+def test_a_quick_run_does_not_look_and_says_so(looked_at):
+    found, notes = causes(*lined_up(a="it"), {"t": "a"}, Progress(1, silent=True), quick=True)
+    assert not found["a"].noise and notes == ["where the accuracy went was not looked at, since the run is a quick one"]
