@@ -5,7 +5,7 @@
 DIR holds common.py and a folder a model. Of each model and engine: plain fp32; ONNX Runtime's quantizer and NNCF
 as they come (`int8-torch` is neural-compressor as it comes, of what is a torch model); ours by each library, and
 repaired where one loses more than the recipe allows. All are compiled, judged on the recipe's test split by the real
-engine, and timed interleaved. `--quick`: one model, few rounds.
+engine, and timed interleaved. `--quick`: one model and engine, the first samples, few rounds.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from optimize.build import Builder, Built
+from optimize.data import Split
 from optimize.evaluate import evaluate
 from optimize.models import OnnxModel, write_onnx
 from optimize.steps import Context, Settings, behind
@@ -30,7 +31,7 @@ from runtime.errors import StepError
 
 HERE = Path(__file__).parent / "zoo"
 MODELS = ("resnet20", "resnet56_int8", "mobilenet_v1_025", "squeezenet", "minilm", "dncnn", "espnetv2", "fastestdet")
-QUICK = ("resnet20",)
+QUICK, QUICK_ROUNDS, QUICK_SAMPLES = ("resnet20",), 3, 1000
 ENGINES = ("onnxruntime", "openvino")
 ROUNDS = 8
 COLUMNS = (
@@ -112,7 +113,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     for name in options.models or (QUICK if options.quick else MODELS):
         with tempfile.TemporaryDirectory() as folder:
-            rows += compared(name, Path(folder), 3 if options.quick else ROUNDS)
+            rows += compared(name, Path(folder), options.quick)
         show([row for row in rows if row["model"] == name])
         if options.json:
             from runtime.host import facts
@@ -122,7 +123,7 @@ def main() -> int:
     return 0
 
 
-def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
+def compared(name: str, work: Path, quick: bool) -> list[dict[str, Any]]:
     """A row for each method on each engine."""
     from optimize import metrics, plan, recipe, stages
     from optimize.deadline import Deadline
@@ -136,20 +137,24 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
     from runtime.cache import Cache, default_folder
     from runtime.measure import measure
 
+    used, rounds = (ENGINES[:1], QUICK_ROUNDS) if quick else (ENGINES, ROUNDS)
     zoo = Path(os.environ["ZOO"])
     changes = [f"model.path={zoo}/squeezenet_fp16_onnx/SqueezeNet_fp16.onnx"] if name == "squeezenet" else []
     asked = recipe.load(HERE / f"{name}.toml", changes)
     samples = next((step.samples for step in asked.all_steps() if isinstance(step, QuantizeStatic)), 300)
     ours = QuantizeStatic(method="auto", samples=samples)
     last = tuple(step for step in asked.all_steps() if step.last)
-    asked = asked.model_copy(update={"steps": (ours, Repair(), *last), "targets": {engine: {} for engine in ENGINES}})
+    asked = asked.model_copy(update={"steps": (ours, Repair(), *last), "targets": {engine: {} for engine in used}})
     progress = Progress(1)
     progress.stage(name)
     log = work / "log.txt"
     subject = prepare(asked, progress, log)
+    if quick:
+        splits = replace(subject.splits, test=first(subject.splits.test))
+        subject = replace(subject, splits=splits, choice=first(subject.choice))
     builder = Builder(subject, Cache(default_folder()), host.versions(DISTRIBUTIONS), work, log, progress)
     candidates = [one for one in plan.expand(asked, host.facts()) if one.role != "vendor"]
-    for engine in ENGINES:
+    for engine in used:
         plain = plan.role_of(candidates, engine, "plain")
         for step in (OnnxruntimeDefault(samples=samples), NncfDefault(samples=samples)):
             steps = behind(plain.steps, step)
@@ -173,7 +178,7 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
             subject.splits.test, against, subject.evaluate_batch, log=log,
         ).details  # fmt: skip
     rows = []
-    for engine in ENGINES:
+    for engine in used:
         own = [one for one in run.candidates if one.target.name == engine]
         alive = [one for one in own if seen[one.name].accuracy]
         base = plan.role_of(own, engine, "plain").name
@@ -199,6 +204,11 @@ def compared(name: str, work: Path, rounds: int) -> list[dict[str, Any]]:
             rows.append(row)
     progress.close()
     return rows
+
+
+def first(split: Split) -> Split:
+    """As many samples as are judged in two minutes."""
+    return Split(split.name, lambda: [split.take(QUICK_SAMPLES)], axes=split.axes)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
