@@ -163,7 +163,9 @@ def compared(name: str, work: Path, quick: bool) -> list[dict[str, Any]]:
     run = stages.Run(asked, subject, candidates, built, log, progress)
     seen[stages.ORIGINAL] = Row(name=stages.ORIGINAL, engine=asked.model_spec().source, status="measured")
     seen, max_drop = stages.accuracy(run, seen, "validate_", None)
-    run, seen, _ = stages.mended(run, seen, builder, max_drop)
+    run, seen, untold = stages.mended(run, seen, builder, max_drop)
+    for note in untold:
+        progress.say(note)
     seen, _ = stages.accuracy(run, seen, "accuracy", max_drop)
     details: Mapping[str, Detail] = {one: row.detail for one, row in seen.items() if row.detail}
     if subject.contender.decoding:  # boxes have no noise: that of the raw outputs is told
@@ -188,7 +190,7 @@ def compared(name: str, work: Path, quick: bool) -> list[dict[str, Any]]:
             row: dict[str, Any] = dict.fromkeys(COLUMNS)
             row |= {"model": name, "engine": engine, "method": one.name.removeprefix(f"{engine}-")}
             judged = seen[one.name]
-            row["seconds"] = sum(made.seconds or 0.0 for made in judged.made)
+            row["seconds"] = sum(made.seconds or 0.0 for made in judged.made) if judged.made else None
             row["reason"] = judged.reason or None
             if test := judged.accuracy:
                 row |= {"accuracy": test.value, "drop": test.drop, "drop_low": test.low, "drop_high": test.high}

@@ -77,8 +77,8 @@ def _noise(
         lost = noise.by_layer(before, after, splits.calibrate, SAMPLES, Path(folder))
         if before.path in told_of:
             return candidate.name, {"noise": lost}
-        told_of.add(before.path)
         minded = sensitivity.by_layer(
             before, after, splits.calibrate, splits.validate, metric, Path(folder), progress.count
         )
+        told_of.add(before.path)
         return candidate.name, {"noise": lost, "sensitivity": minded}
