@@ -91,7 +91,6 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
     from rivals._entry import Entry, entered, field_of, ours
 
     from optimize import metrics, recipe
-    from optimize.cli import QUICK_S
     from optimize.folder import chatter_to
     from optimize.progress import Progress
     from optimize.steps.quantize_static import Step as QuantizeStatic
@@ -122,8 +121,7 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
         if OURS in peers:
             entries += ours(field, file, changes)
         if OURS in peers and not options.quick:
-            short = ["search.quick=true", f"measure.budget={QUICK_S}"]
-            entries += ours(field, file, [*changes, *short], f"{OURS} --quick")
+            entries += ours(field, file, [*changes, "search.quick=true"], f"{OURS} --quick")
         progress.say("accuracy on test")
         judged = [one.judged for one in entries[1:] if one.judged]
         accuracies, lost = field.accuracies(judged, field.subject.splits.test)

@@ -20,16 +20,15 @@ SAMPLES = 64  # of calibrate, for the noise of each layer
 
 def causes(
     subject: Subject, builder: Builder, candidates: Sequence[Candidate], built: Mapping[str, Built],
-    rows: Mapping[str, Row], chosen: Mapping[str, str], progress: Progress, quick: bool = False,
+    rows: Mapping[str, Row], chosen: Mapping[str, str], progress: Progress,
 ) -> tuple[dict[str, Row], list[str]]:  # fmt: skip
     """Rows with `explained` (of the chosen), `noise` (of one rounded candidate a target) and `sensitivity`; untold.
 
     Where nothing rounded was chosen, the first that is rounded is looked at: it may be why. Each layer alone takes
     long, and what a model minds is much the same on every target: of one that is rounded for several it is told once.
-    `quick` leaves out what is not of the chosen's time.
     """
     found = dict(rows)
-    notes = ["where the accuracy went was not looked at, since the run is a quick one"] if quick else []
+    notes: list[str] = []
     told_of: set[Path] = set()
     for target, own in _by_target(candidates, built).items():
         name = chosen.get(target)
@@ -39,8 +38,6 @@ def causes(
             options = one.contender.arguments["options"]
             why = explained(rows[name].engine, one.files, options, one.contender.given(subject.feeds), one.model.path)
             found[name] = found[name].model_copy(update={"explained": why})
-        if quick:
-            continue
         own.sort(key=lambda candidate: candidate.name != name)
         try:
             looked = (_noise(subject, builder, one, built, told_of, progress) for one in own)

@@ -37,12 +37,12 @@ Only = Annotated[list[str] | None, typer.Option(help="Make only candidates of th
 Skip = Annotated[list[str] | None, typer.Option(help="Make no candidates of this name; may be repeated.")]
 Redo = Annotated[list[str] | None, typer.Option(help="Make candidates of this name again, not from the cache.")]
 Time = Annotated[str | None, typer.Option("--time", help="30m, 2h or seconds, after which no more is tried.")]
-Quick = Annotated[bool, typer.Option("--quick", help="int8 in the one way that mostly holds; short measurements.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="int8 in the one way that mostly holds; one short look at all.")
+]
 MetricName = Annotated[str | None, typer.Option("--metric", help="accuracy, top5, mse, mae, or file.py:function.")]
 Better = Annotated[str | None, typer.Option(help="higher or lower, for a metric of your own.")]
 Strict = Annotated[bool, typer.Option("--strict", help="'cannot tell' counts as not met: exit code 1.")]
-
-QUICK_S = 3  # of measuring a pair
 
 
 def app() -> int:
@@ -134,7 +134,7 @@ def run(
 
     out = out or Path("reproduced" if locked else "optimized")
     report = run(
-        model, out=out, changes=_changes(set_, quick, only=only, skip=skip, redo=redo, time=time), locked=locked,
+        model, out=out, changes=_changes(set_, quick=quick, only=only, skip=skip, redo=redo, time=time), locked=locked,
         strict=strict, data=data, targets=target, metric=metric, better=better, weights=weights, shape=shape,
         max_drop=max_drop, objective=objective, trust=trust, states=state, fixed=fix,
     )  # fmt: skip
@@ -160,7 +160,7 @@ def plan(
     """What a run would do, which targets take the model here, and how long it takes; writes nothing."""
     from optimize.preflight import preflight
 
-    changes = _changes(set_, quick, only=only, skip=skip)
+    changes = _changes(set_, quick=quick, only=only, skip=skip)
     found = preflight(
         model, changes, data=data, targets=target, weights=weights, shape=shape, trust=trust, states=state, fixed=fix
     )
@@ -374,10 +374,8 @@ def print_(found: dict[str, Any], json: bool) -> None:
         plain.show(found)
 
 
-def _changes(set_: list[str] | None, quick: bool, **search: list[str] | str | None) -> list[str]:
+def _changes(set_: list[str] | None, **search: list[str] | str | bool | None) -> list[str]:
     """What --set changes in the recipe, and the flags of [search] in its form."""
     import json
 
-    asked = {**search, "quick": quick}
-    short = [f"measure.budget={QUICK_S}"] if quick else []  # before what is asked for by --set
-    return [*short, *(set_ or ()), *(f"search.{key}={json.dumps(value)}" for key, value in asked.items() if value)]
+    return [*(set_ or ()), *(f"search.{key}={json.dumps(value)}" for key, value in search.items() if value)]

@@ -20,7 +20,6 @@ from optimize.flags import asked_for
 from optimize.folder import LOG, chatter_to, claimed, fresh
 from optimize.lock import Pinned
 from optimize.models import measures
-from optimize.neighbours import Neighbours
 from optimize.pack import write_bundle
 from optimize.progress import Progress
 from optimize.recipe import Recipe
@@ -30,10 +29,14 @@ from optimize.subject import prepare
 from runtime import host
 from runtime.cache import Cache, default_folder
 from runtime.errors import InputError, WorkError
-from runtime.measure import measure
 
-SCREENING_ROUNDS, QUICK_ROUNDS = 3, 4
-STAGES = 8  # and two more, where pruning is searched and settings are tried
+SCREENING_ROUNDS = 3
+STAGES = 8  # two fewer of a quick run, and two more where pruning is searched and settings are tried
+QUICK = (
+    f"a quick run: measured once, in {SCREENING_ROUNDS} rounds, and not beside itself, so that the machine's noise is "
+    "not known and the best of several looks a little faster than it is; why it is (not) faster, and where the "
+    "accuracy went, was not looked at"
+)
 DISTRIBUTIONS = (
     "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "nncf",
     "neural-compressor", "torchao", "scikit-learn", "scipy", "safetensors", "tensorrt", "executorch", "onnxruntime-gpu",
@@ -78,7 +81,8 @@ def run(
     asked = pinned.asked if pinned else asked_for(what, changes, flags)
     if not processes.first():
         _help(asked, pinned)
-    existed, count = Path(out).exists(), STAGES + (0 if pinned else asked.tunes() + bool(trials.most(asked)))
+    existed, count = Path(out).exists(), STAGES - 2 * asked.looks_once()
+    count += 0 if pinned else asked.tunes() + bool(trials.most(asked))
     with claimed(Path(out)) as folder:
         work, written = fresh(folder), True
         try:
@@ -132,12 +136,9 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     ruined = diagnosed(subject, builder, run.candidates, run.built, rows, rows[ORIGINAL])
     run, rows, unmended = stages.mended(run, rows, builder, max_drop)
 
-    progress.stage("latency, a first look")
-    timed = [run.built[name].contender for name, row in rows.items() if row.status == "built, not measured"]
-    screening = measure(
-        [subject.contender, *timed], subject.feeds, rounds=SCREENING_ROUNDS, twin=False, log=log,
-        seed=asked.measure.seed, progress=progress.count,
-    )  # fmt: skip
+    progress.stage("latency" if asked.looks_once() else "latency, a first look")
+    alive = [name for name, row in rows.items() if row.status == "built, not measured"]
+    screening, busy = stages.measured(run, alive, SCREENING_ROUNDS)
     rows = judge.timed(rows, screening, screening.margin)
     if not any(row.status == "measured" for name, row in rows.items() if name != ORIGINAL):
         reasons = "; ".join(f"{name}: {row.reason}" for name, row in rows.items() if name != ORIGINAL)
@@ -165,19 +166,17 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     rows, _ = stages.accuracy(run, rows, "accuracy", max_drop, stages.shown(run, rows, chosen))
     rows = rows if subject.states else thumbnails.in_rows(subject.splits.test, rows, chosen)
 
-    progress.stage("latency of the chosen, once more")
-    finalists = stages.finalists(run, rows, chosen)
-    before = Neighbours.now()
-    last = measure(
-        [subject.contender, *(run.built[name].contender for name in finalists)], subject.feeds,
-        budget_s=asked.measure.budget * len(finalists), least=QUICK_ROUNDS if asked.search.quick else None,
-        log=log, seed=asked.measure.seed, progress=progress.count,
-    )  # fmt: skip
+    last = screening
+    if not asked.looks_once():
+        progress.stage("latency of the chosen, once more")
+        last, busy = stages.measured(run, stages.finalists(run, rows, chosen))
     rows = judge.with_margin(rows, last.margin)  # the machine's floor is known now: earlier looks claim no more
-    headline, rows = stages.headline(run, rows, last, chosen, Neighbours.now().since(before))
+    headline, rows = stages.headline(run, rows, last, chosen, busy)
 
-    progress.stage("why it is (not) faster, and where the accuracy went")
-    rows, untold = causes(subject, builder, run.candidates, run.built, rows, chosen, progress, quick=asked.search.quick)
+    untold = [QUICK]
+    if not asked.looks_once():
+        progress.stage("why it is (not) faster, and where the accuracy went")
+        rows, untold = causes(subject, builder, run.candidates, run.built, rows, chosen, progress)
 
     for candidate in run.candidates:
         row = rows[candidate.name]

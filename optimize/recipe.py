@@ -135,6 +135,10 @@ class Recipe(Table):
         searched = self.steps == "auto" and not self.search.quick
         return by_time and (searched if self.search.settings is None else self.search.settings)
 
+    def looks_once(self) -> bool:
+        """Whether the first look at the latencies is the last, and nothing is told of why: of a quick run it is."""
+        return self.search.quick and not self.tunes()
+
     def plain(self) -> dict[str, Any]:
         """As JSON values, the steps with their names."""
         data = self.model_dump(mode="json", exclude={"steps"}, exclude_none=True)

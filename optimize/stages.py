@@ -12,6 +12,7 @@ from optimize.build import COLLAPSED_DB, Builder, Built, Lost
 from optimize.deadline import Deadline
 from optimize.evaluate import evaluate
 from optimize.metrics import Rows as Statistics
+from optimize.neighbours import Neighbours
 from optimize.plan import Candidate, role_of
 from optimize.progress import Progress
 from optimize.recipe import Recipe
@@ -22,7 +23,7 @@ from optimize.steps import name_of
 from optimize.subject import Subject
 from optimize.tables import allowed_drop
 from runtime.errors import Error, InputError
-from runtime.measure import Measurement
+from runtime.measure import Measurement, measure
 
 ORIGINAL = "original"
 LOST = ("failed", "wrong", "dropped")
@@ -116,7 +117,7 @@ def accuracy(
     """
     subject = run.subject
     split = subject.choice if field == "validate_" else subject.splits.test
-    total = subject.choice_samples if field == "validate_" else subject.facts.splits[split.name].samples
+    total = subject.choice_samples if field == "validate_" else subject.test_samples
     alive = [
         built.contender
         for name, built in run.built.items()
@@ -240,6 +241,20 @@ def _judged(run: Run, original: Row, max_drop: float, candidate: Candidate, made
     return accuracy(alone, rows, "validate_", max_drop)[0][candidate.name]
 
 
+def measured(run: Run, names: Sequence[str], rounds: int | None = None) -> tuple[Measurement, list[str]]:
+    """Candidates beside the original: so many rounds, else until it is precise, with the original's twin.
+
+    And who else was busy meanwhile.
+    """
+    asked, before = run.asked.measure, Neighbours.now()
+    found = measure(
+        [run.subject.contender, *(run.built[name].contender for name in names)], run.subject.feeds,
+        budget_s=asked.budget * len(names), rounds=rounds, twin=rounds is None, log=run.log, seed=asked.seed,
+        progress=run.progress.count,
+    )  # fmt: skip
+    return found, Neighbours.now().since(before)
+
+
 def ended_early(run: Run, rows: Rows, notes: Sequence[str], seconds: float) -> str:
     """Why a search left candidates unmade or unrepaired, by their rows and notes; empty where it had its time."""
     if run.deadline.seconds is None:
@@ -273,8 +288,11 @@ def choose(run: Run, rows: Rows, max_drop: float, margin: float, among: Collecti
 def shown(run: Run, rows: Rows, chosen: Mapping[str, str]) -> set[str] | None:
     """Of a search those that are judged on test: the chosen, what they stand beside, and what nothing beats; else all.
 
-    Of twenty the others are told apart by validate, and answers of all of them would take the most of its time.
+    Of twenty the others are told apart by validate, and answers of all of them would take the most of its time. Of a
+    quick run these are the chosen alone.
     """
+    if run.asked.looks_once():
+        return set(chosen.values())
     if run.asked.steps != "auto":
         return None
     roles = {role_of(run.candidates, target, role).name for target in run.asked.targets for role in ("plain", "vendor")}

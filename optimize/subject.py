@@ -32,6 +32,7 @@ from runtime.tensors import Array, Specs, TensorSpec
 
 DAMAGED = 0.05  # the share of samples that may be left out because they cannot be read
 EVALUATE_BATCH = 32  # samples a call where the model takes so many
+QUICK = 1000  # samples of validate, and of test, that a quick run judges by at most
 FEW = 200  # samples of validate, below which a choice by them is luck, and calibrate's are looked at too
 
 
@@ -51,6 +52,7 @@ class Subject:
         own_labels: the data has the labels that the metric wants; else the original's answers stand for them.
         choice: by which samples is chosen: validate, and where that is small, calibrate too, if no step trains on it.
         choice_samples: how many.
+        test_samples: how many of test, which of a quick run is a part.
         feeds: the arrays of each timed call: the first samples of validate.
         notes: what a reader of the report should know.
         pre: what makes the inputs of raw samples.
@@ -72,6 +74,7 @@ class Subject:
     own_labels: bool
     choice: Split
     choice_samples: int
+    test_samples: int
     feeds: dict[str, Array]
     notes: tuple[str, ...]
     pre: tuple[PreSpec, ...] = ()
@@ -254,6 +257,11 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
     padded = material.try_out(contender, inputs, material.splits.validate, evaluate_batch, log, least)
     metric = material.metric
     choice, samples, told = _choice(any(step.trains for step in planned), material)
+    test, tested = material.splits.test, material.facts["test"].samples
+    if recipe.search.quick and max(samples, tested) > QUICK:
+        choice, test = choice.part(QUICK, samples), test.part(QUICK, tested)
+        samples, tested = min(QUICK, samples), min(QUICK, tested)
+        told.append(f"a quick run: judged by {samples:,} samples of validate and {tested:,} of test, drawn by a seed")
     calls = material.splits
     if streaming:
         progress.say("the states of the original")
@@ -261,14 +269,13 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
         calls = Splits(steps[0], steps[1], calls.test)
         seen = sum(1 for _ in steps[0].passes())
         told.append(f"steps look at {seen} steps of calibrate's recordings, with the original's own states")
-    timed = calls.validate
     return Subject(
         model=read_onnx(original.model)
         if isinstance(original.model, Path)
         else TorchModel(original.model, inputs, file=original.file),
         inputs=inputs,
         contender=contender,
-        splits=material.splits,
+        splits=replace(material.splits, test=test),
         calls=calls,
         facts=Data(
             place=str(recipe.data.path or recipe.data.entry),
@@ -286,7 +293,8 @@ def prepare(recipe: Recipe, progress: Progress, log: Path | None, every_target: 
         own_labels=material.own_labels,
         choice=choice,
         choice_samples=samples,
-        feeds=resized(padding.at_best(timed, batch, inputs, material.axes), batch, timed.axes),
+        test_samples=tested,
+        feeds=resized(padding.at_best(calls.validate, batch, inputs, material.axes), batch, calls.validate.axes),
         notes=(*original.notes, *material.notes, *odd, *told, *padded),
         pre=material.pre,
         plans=plans,

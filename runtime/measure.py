@@ -109,7 +109,6 @@ def measure(
     *,
     budget_s: float = 20.0,
     rounds: int | None = None,
-    least: int | None = None,
     twin: bool = True,
     seed: int = 0,
     log: Path | None = None,
@@ -125,7 +124,6 @@ def measure(
         feeds: the arrays of each call.
         budget_s: after which to stop, though never before 8 rounds.
         rounds: exactly so many instead.
-        least: rounds in the place of these 8; with fewer the intervals are wider.
         twin: also run the base against itself.
         seed: of the orders.
         log: where the workers' chatter goes.
@@ -137,7 +135,6 @@ def measure(
     Raises:
         WorkError: the base failed; of another contender that fails, `failed` has the reason.
     """
-    least = least or MIN_ROUNDS
     base, random = contenders[0], np.random.default_rng(seed)
     again = replace(base, name=f"{base.name} again") if twin else None
     alive = {c.name: c for c in (*contenders, *([again] if again else []))}
@@ -145,8 +142,8 @@ def measure(
     failed: dict[str, str] = {}
     quiet, restless, begun, done = "CPU time", 0, clock(), 0
     while True:
-        expected = rounds or least
-        if rounds is None and done >= least:  # the budget decides: extrapolate it from the rounds so far
+        expected = rounds or MIN_ROUNDS
+        if rounds is None and done >= MIN_ROUNDS:  # the budget decides: extrapolate it from the rounds so far
             expected = max(done + 1, int(done * budget_s / max(clock() - begun, 1e-9)))
         progress(done, expected, f"round {done + 1}")
         order = [str(name) for name in random.permutation(list(alive))]
@@ -164,7 +161,7 @@ def measure(
         if rounds is not None:
             if done >= rounds:
                 return so_far
-        elif done >= least:
+        elif done >= MIN_ROUNDS:
             if all(so_far.ratio(name).half_width <= PRECISION for name in alive if name != base.name):
                 return replace(so_far, stopped="precision")
             if clock() - begun >= budget_s:

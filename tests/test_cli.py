@@ -170,7 +170,7 @@ def test_nan_in_the_data(place, call, tiny_data):
     refused(call, "run", "model.py:build", "--data", save(x=x, y=y), says="NaN or infinity in 'x', first in sample")
 
 
-QUICK = ("--target", "onnxruntime", "--quick", "--set", "measure.budget=0.1")
+QUICK = ("--target", "onnxruntime", "--quick")
 
 
 def test_data_of_one_class(call, place, tiny_onnx, tiny_data):

@@ -78,6 +78,24 @@ class Split:
         if held:
             yield _join(held, self.axes)
 
+    def part(self, samples: int, total: int) -> "Split":
+        """At most so many of its `total` samples, drawn by a fixed seed: the first may be all of one kind."""
+        if total <= samples:
+            return self
+        drawn = np.zeros(total, bool)
+        drawn[np.random.default_rng(0).permutation(total)[:samples]] = True
+
+        def passes() -> Iterator[Batch]:
+            begun = 0
+            for batch in self.passes():
+                size = len(next(iter(batch[0].values())))
+                kept = np.flatnonzero(drawn[begun : begun + size])
+                begun += size
+                if len(kept):
+                    yield picked(batch, kept, self.axes)
+
+        return replace(self, passes=passes)
+
     def take(self, samples: int) -> Batch:
         """The first samples, fewer where there are not so many.
 
@@ -288,12 +306,17 @@ def resized(
 
 def cut(batch: Batch, start: int, stop: int, axes: Mapping[str, int | None] = MappingProxyType({})) -> Batch:
     """The samples from `start` to before `stop`."""
+    return picked(batch, slice(start, stop), axes)
+
+
+def picked(batch: Batch, which: slice | Array, axes: Mapping[str, int | None] = MappingProxyType({})) -> Batch:
+    """These samples of a batch, by their numbers."""
     feeds, labels = batch
     found = {}
     for name, value in feeds.items():
         axis = axes.get(name, 0)
-        found[name] = value if axis is None else value[(slice(None),) * axis + (slice(start, stop),)]
-    return found, None if labels is None else labels[start:stop]
+        found[name] = value if axis is None else value[(slice(None),) * axis + (which,)]
+    return found, None if labels is None else labels[which]
 
 
 def to_batch(item: Any, where: str) -> Batch:

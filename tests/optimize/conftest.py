@@ -231,7 +231,7 @@ def finished(tmp_path_factory, tiny_onnx, tiny_data):
     np.savez(folder / "data.npz", x=tiny_data[0], y=tiny_data[1])
     report = run(
         tiny_onnx, out=folder / "out", silent=True,
-        changes=["search.quick=true", "measure.budget=0.1", 'targets.openvino.cpu="avx2"'],
+        changes=["search.quick=true", 'targets.openvino.cpu="avx2"'],
         data=folder / "data.npz", targets=["openvino", "onnxruntime"], max_drop="90pp",
     )  # fmt: skip
     return report, folder / "out" / "bundle"

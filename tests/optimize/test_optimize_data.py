@@ -302,6 +302,30 @@ def test_batches_keep_order_and_every_sample(chunks, size, labelled):
         assert all(labels is None for _, labels in batches)
 
 
+@settings(deadline=None)
+@given(chunks=st.lists(st.integers(1, 9), min_size=1, max_size=9), most=st.integers(1, 40))
+def test_a_part_has_so_many_samples_in_their_order_the_same_in_each_pass(chunks, most):
+    x = np.arange(sum(chunks), dtype=np.float32)
+    ends = np.cumsum(chunks)
+
+    def passes():
+        for begin, end in zip(ends - chunks, ends, strict=True):
+            yield {"x": x[begin:end, None], "both": x[None, begin:end]}, 2 * x[begin:end]
+
+    part = Split("test", passes, axes={"both": 1}).part(most, len(x))
+    first, again = list(part.batches(4)), list(part.batches(3))
+    drawn, labels = np.concatenate([feeds["x"][:, 0] for feeds, _ in first]), np.concatenate([y for _, y in first])
+    assert len(drawn) == min(most, len(x)) and (np.diff(drawn) > 0).all()
+    assert (labels == 2 * drawn).all() and (np.concatenate([feeds["both"][0] for feeds, _ in first]) == drawn).all()
+    assert (np.concatenate([feeds["x"][:, 0] for feeds, _ in again]) == drawn).all()
+
+
+def test_a_part_of_what_is_sorted_has_some_of_each_kind():
+    y = np.repeat(np.arange(10), 100)
+    part = Split("test", lambda: iter([({"x": y[:, None]}, y)])).part(100, 1000)
+    assert set(part.take(100)[1]) == set(range(10))
+
+
 def test_take_gives_the_first_samples_and_fewer_where_there_are_fewer():
     x, y = arrays(100)
     split = from_arrays({name: {"x": x, "y": y} for name in NAMES}, "here").test

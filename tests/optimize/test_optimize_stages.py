@@ -51,7 +51,7 @@ def test_a_search_is_said_to_have_ended_early_where_its_time_was_up_and_nowhere_
 def test_a_search_judges_on_test_what_it_chose_what_that_stands_beside_and_what_nothing_beats():
     names = {"t-fp32": "plain", "t-default": "vendor", "t-good": "steps", "t-fast": "steps", "t-beaten": "steps"}
     run = stages.Run(
-        SimpleNamespace(steps="auto", targets={"t": {}}), None,
+        SimpleNamespace(steps="auto", targets={"t": {}}, looks_once=lambda: False), None,
         [SimpleNamespace(name=name, role=role, target=SimpleNamespace(name="t")) for name, role in names.items()],
         {}, None, None,
     )  # fmt: skip
@@ -62,5 +62,7 @@ def test_a_search_judges_on_test_what_it_chose_what_that_stands_beside_and_what_
         for name, (times, drop) in seen.items()
     }
     assert stages.shown(run, rows, {"t": "t-good"}) == {"t-fp32", "t-default", "t-good", "t-fast"}
-    run = stages.Run(SimpleNamespace(steps=(), targets={"t": {}}), None, run.candidates, {}, None, None)
-    assert stages.shown(run, rows, {"t": "t-good"}) is None
+    for asked, shown in (((), False), None), (("auto", True), {"t-good"}):
+        steps, once = asked
+        run.asked.steps, run.asked.looks_once = steps, lambda once=once: once
+        assert stages.shown(run, rows, {"t": "t-good"}) == shown

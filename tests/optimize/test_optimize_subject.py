@@ -33,12 +33,12 @@ def build():
 """
 
 
-def prepared(folder, steps, calibrate=300, validate=30):
+def prepared(folder, steps, calibrate=300, validate=30, **tables):
     (folder / "data.py").write_text(DATA.format(calibrate=calibrate, validate=validate))
     (folder / "model.py").write_text(MODEL)
     table = {
         "model": {"entry": "model.py:build"}, "data": {"entry": "data.py:splits"}, "steps": steps,
-        "targets": {"onnxruntime": {}},
+        "targets": {"onnxruntime": {}}, **tables,
     }  # fmt: skip
     return prepare(from_table(table, folder), Progress(1, silent=True), None)
 
@@ -71,6 +71,15 @@ def test_samples_that_a_step_trained_on_choose_nothing(tmp_path):
 def test_a_validate_that_is_large_enough_chooses_alone(tmp_path):
     subject = prepared(tmp_path, [{"use": "quantize_static"}], validate=FEW)
     assert subject.choice is subject.splits.validate and subject.choice_samples == FEW
+
+
+def test_a_quick_run_is_judged_by_a_part_of_validate_and_of_test_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("optimize.subject.QUICK", 15)
+    subject = prepared(tmp_path, "auto", validate=FEW, search={"quick": True})
+    assert len(images(subject.choice)) == subject.choice_samples == 15 == subject.test_samples
+    assert len(images(subject.splits.test)) == 15 and len(images(subject.splits.validate)) == FEW
+    assert subject.facts.splits["test"].samples == 20  # what the data has
+    assert [note for note in subject.notes if note.startswith("a quick run: judged by 15 samples of validate and 15 ")]
 
 
 def onnx_file(path, nodes, constants=()):
