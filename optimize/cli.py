@@ -37,9 +37,7 @@ Only = Annotated[list[str] | None, typer.Option(help="Make only candidates of th
 Skip = Annotated[list[str] | None, typer.Option(help="Make no candidates of this name; may be repeated.")]
 Redo = Annotated[list[str] | None, typer.Option(help="Make candidates of this name again, not from the cache.")]
 Time = Annotated[str | None, typer.Option("--time", help="30m, 2h or seconds, after which no more is tried.")]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="int8 in the one way that mostly holds; one short look at all.")
-]
+Quick = Annotated[bool, typer.Option("--quick", help="int8 in the one way that mostly holds; one short look at all.")]
 MetricName = Annotated[str | None, typer.Option("--metric", help="accuracy, top5, mse, mae, or file.py:function.")]
 Better = Annotated[str | None, typer.Option(help="higher or lower, for a metric of your own.")]
 Strict = Annotated[bool, typer.Option("--strict", help="'cannot tell' counts as not met: exit code 1.")]

@@ -9,11 +9,14 @@ A split streams: each pass over it makes a fresh iterator of batches, so that it
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from optimize.data._batch import Batch as Batch
+from optimize.data._batch import cut as cut
+from optimize.data._batch import joined, picked, shapes
+from optimize.data._batch import resized as resized
 from optimize.data._division import in_order
 from optimize.data._profile import Profile
 from runtime import listing
@@ -25,8 +28,6 @@ SHARES = (0.4, 0.3, 0.3)  # where one split is divided
 LABELS = ("y", "label", "labels")
 NOTHING = 255  # in a map of classes: does not count
 READ = 64  # samples a batch where nobody says
-
-Batch = tuple[dict[str, Array], "Array | None"]
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,19 @@ class Split:
                 raise InputError(
                     f"the split '{self.name}' has {samples} samples and {len(labels)} labels in one batch."
                 )
-            if held and _shapes(batch, self.axes) != _shapes(held[0], self.axes):
-                yield _join(held, self.axes)
+            if held and shapes(batch, self.axes) != shapes(held[0], self.axes):
+                yield joined(held, self.axes)
                 held, count = [], 0
             held.append(batch)
             count += samples
             if count >= size:
-                whole = _join(held, self.axes)
+                whole = joined(held, self.axes)
                 for start in range(0, count - count % size, size):
                     yield cut(whole, start, start + size, self.axes)
                 held = [cut(whole, count - count % size, count, self.axes)] if count % size else []
                 count %= size
         if held:
-            yield _join(held, self.axes)
+            yield joined(held, self.axes)
 
     def part(self, samples: int, total: int) -> "Split":
         """At most so many of its `total` samples, drawn by a fixed seed: the first may be all of one kind."""
@@ -293,32 +294,6 @@ def infer_inputs(batch: Batch, dynamic: str = "batch") -> tuple[TensorSpec, ...]
     )
 
 
-def resized(
-    feeds: Mapping[str, Array], batch: int, axes: Mapping[str, int | None] = MappingProxyType({})
-) -> dict[str, Array]:
-    """A batch of exactly so many samples, the first ones repeated where there are fewer."""
-
-    def one(value: Array, axis: int | None) -> Array:
-        return value if axis is None else value.take(np.arange(batch) % value.shape[axis], axis)
-
-    return {name: one(value, axes.get(name, 0)) for name, value in feeds.items()}
-
-
-def cut(batch: Batch, start: int, stop: int, axes: Mapping[str, int | None] = MappingProxyType({})) -> Batch:
-    """The samples from `start` to before `stop`."""
-    return picked(batch, slice(start, stop), axes)
-
-
-def picked(batch: Batch, which: slice | Array, axes: Mapping[str, int | None] = MappingProxyType({})) -> Batch:
-    """These samples of a batch, by their numbers."""
-    feeds, labels = batch
-    found = {}
-    for name, value in feeds.items():
-        axis = axes.get(name, 0)
-        found[name] = value if axis is None else value[(slice(None),) * axis + (which,)]
-    return found, None if labels is None else labels[which]
-
-
 def to_batch(item: Any, where: str) -> Batch:
     """One batch out of what users write: x, (x, y), {"name": x, ..., "y": labels}, ({...}, y).
 
@@ -371,25 +346,6 @@ def _finite(split: str, name: str, value: Array, before: int) -> None:
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         sample = before + int(np.argwhere(~np.isfinite(value))[0][0])
         raise InputError(f"the split '{split}' has NaN or infinity in '{name}', first in sample {sample}.")
-
-
-def _shapes(batch: Batch, axes: Mapping[str, int | None]) -> list[tuple[int, ...]]:
-    """Of everything in a batch, but for the number of samples."""
-    places = [(value, axes.get(name, 0)) for name, value in batch[0].items()]
-    places += [] if batch[1] is None else [(batch[1], 0)]
-    return [value.shape if axis is None else value.shape[:axis] + value.shape[axis + 1 :] for value, axis in places]
-
-
-def _join(batches: Sequence[Batch], axes: Mapping[str, int | None]) -> Batch:
-    if len(batches) == 1:
-        return batches[0]
-    feeds = dict(batches[0][0])
-    for name in feeds:
-        axis = axes.get(name, 0)
-        if axis is not None:
-            feeds[name] = np.concatenate([batch[0][name] for batch in batches], axis)
-    labels = [batch[1] for batch in batches if batch[1] is not None]
-    return feeds, np.concatenate(labels) if len(labels) == len(batches) else None
 
 
 def _reader(arrays: Mapping[str, Array]) -> Callable[[], Iterator[Batch]]:
