@@ -21,7 +21,7 @@ from optimize.report import Made
 from optimize.steps import Context, Settings
 from optimize.subject import Subject
 from optimize.tables import Limits
-from optimize.verify import SAMPLES, interpreter, judge, signal_to_noise, sized_feeds
+from optimize.verify import SAMPLES, interpreter, judge, rounds, signal_to_noise, sized_feeds
 from runtime import contender, engines, host
 from runtime.cache import Cache, address, digest
 from runtime.contender import Contender, Worker
@@ -182,7 +182,9 @@ class Builder:
         opened = _contender(candidate.name, engine, files, model, options, self._states)
         with Worker.start(opened, self._feeds(model), self._log, **self._limits) as worker:
             counts, answer = worker.precision(), worker.outputs
-        formats = [engines.get(engine).TOLERANCE.get(name, 0.0) for name in counts]
+        # an engine may compute in float what the file rounds between: a level is a level there too
+        names = {*counts, "int8"} if rounds(model) else set(counts)
+        formats = [engines.get(engine).TOLERANCE.get(name, 0.0) for name in names]
         wanted, decoding = judge(model).run(self._feeds(model)), model.specs.decoding
         if lost := _disagrees(answer, wanted, max(formats, default=0.0) or 1e-3, decoding):
             return lost

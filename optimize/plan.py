@@ -46,9 +46,10 @@ def expand(recipe: Recipe, host: Host, plans: Sequence[tuple[Settings, ...]] | N
     The exact steps make the plain model; where the recipe has no others, that is all there is beside the vendor's
     default. Where it changes the model both in torch and in ONNX, the latter alone is a candidate too: one sees what
     pruning brings over quantizing by itself. A step that stands for several ways is a candidate in each. A target that
-    computes in half precision as the graph says gets a cast to fp16, alone and after the other steps; one that computes
-    in bf16 by an option, as its vendor ships it, gets what is asked for with that option too. Of a target that
-    cannot be built here only the last is kept: it travels as a source. Patterns in [search] leave candidates out.
+    computes in half precision as the graph says gets a cast to fp16, alone and after the other steps, which are a
+    candidate without it too where they do not round; one that computes in bf16 by an option, as its vendor ships it,
+    gets what is asked for with that option too. Of a target that cannot be built here only the last is kept: it travels
+    as a source. Patterns in [search] leave candidates out.
     """
     found: dict[str, Candidate] = {}
     every = list(plans or [recipe.all_steps()])
@@ -101,6 +102,7 @@ def expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: bool
         scheme = target.scheme(asked.get("cpu", "host"), host)
         options, why_not = target.engine_options(asked), target.why_not()
         cpu = asked.get("cpu", "host")
+        own = tuple(step for step in listed if not (_in_vain(recipe, scheme) and isinstance(step, Static)))
         narrow = {} if "precision" in asked or cpu != "host" else target.bf16(host)
         half = None if target.half is None else {key: one for key, one in target.half.items() if key not in asked}
         vendor = {**target.vendor, **target.limits(cpu)}
@@ -113,13 +115,18 @@ def expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: bool
                 vendor if role == "vendor" else {**options, **more},
                 scheme,
                 why_not,
-                searched[0] if searched and role == "steps" else None,
+                searched[0] if searched and role == "steps" and own == listed else None,
             )
-            for label, role, steps, more in _ways(listed, half, narrow, full)
+            for label, role, steps, more in _ways(own, half, narrow, full)
             if (role != "vendor" or vendor != options) and not any(step.unfit(scheme) for step in steps)
         ]
         found += [one for one in made if one.role != "vendor"][-1:] if why_not else made
     return found
+
+
+def _in_vain(recipe: Recipe, scheme: Scheme) -> bool:
+    """Whether rounding, which was not asked for by name, would win nothing."""
+    return recipe.steps == "auto" and not scheme.fused
 
 
 def remarks(recipe: Recipe, host: Host, plans: Sequence[tuple[Settings, ...]] | None = None) -> list[str]:
@@ -136,6 +143,8 @@ def remarks(recipe: Recipe, host: Host, plans: Sequence[tuple[Settings, ...]] | 
                 f"{host.cpu}, measure again on the device (python -m runtime bench, optimize recheck)"
             )
         scheme = target_folder.get(name).scheme(asked.get("cpu", "host"), host)
+        if _in_vain(recipe, scheme):
+            found.append(f"{name}: int8 was not tried, since its kernels compute in float what is between Q and DQ")
         every = [step for steps in plans or [recipe.all_steps()] for step in steps]
         reasons = ((step, step.unfit(scheme)) for step in every)
         found += [f"{name}: no candidate with '{name_of(step)}', since {reason}" for step, reason in reasons if reason]
@@ -163,6 +172,8 @@ def _ways(
         for way in _each(steps):
             if narrow:
                 yield f"{_label(way, full)}-bf16", "steps", way, narrow
+            if half and not any(isinstance(step, Static) for step in way):
+                yield _label(way, full), "steps", way, {}
             yield _label(way + half, full), "steps", behind(way, *half), more
 
 

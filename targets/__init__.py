@@ -30,6 +30,7 @@ class Scheme:
             Q/DQ comes between a convolution and the activation that is fused into it.
         quantize_bias: int32 biases behind a DequantizeLinear; else they stay in float.
         blocks: the op that holds weights in blocks with a scale each; empty where kernels have none.
+        fused: what stands between Q and DQ is computed in int8. Else it is computed in float, and nothing is won.
         dynamic: kernels that round activations in the call, by their own range, run.
         products: products of two activations, attention's, are quantized too. On a CPU rounding both costs what is won.
         bf16: it computes in bf16 where the graph is in bf16.
@@ -47,6 +48,7 @@ class Scheme:
     quantize_outputs: bool = True
     quantize_bias: bool = True
     reduce_range: bool = False
+    fused: bool = True
     dynamic: bool = False
     products: bool = True
     bf16: bool = False

@@ -10,7 +10,7 @@ def _scheme(cpu: str, host: Host) -> Scheme:
     """Q/DQ runs as it is written; what multiplies is all that could be gained from."""
     return Scheme(
         ops=("Conv", "Gemm", "MatMul", "Add"), activation="int8", activation_symmetric=True, quantize_outputs=False,
-        quantize_bias=False, blocks="MatMulNBits",
+        quantize_bias=False, fused=False, blocks="MatMulNBits",
     )  # fmt: skip
 
 

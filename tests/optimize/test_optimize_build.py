@@ -195,6 +195,15 @@ def test_the_tolerance_is_that_of_the_engine_for_the_format_that_runs(builder, m
     assert isinstance(builder.build(candidate()), Built)
 
 
+def test_what_a_file_rounds_may_be_a_level_apart_in_whatever_it_is_computed(builder, monkeypatch):
+    plain, rounded = (builder.build(candidate("onnxruntime", "steps", steps)) for steps in ((), (Quantize(),)))
+    assert (build.rounds(plain.model), build.rounds(rounded.model)) == (False, True)
+    monkeypatch.setattr(build, "judge", lambda model: Off(model, lambda value: value * 1.01))
+    assert builder.build(candidate()).status == "wrong"
+    monkeypatch.setattr(build, "rounds", lambda model: True)
+    assert isinstance(builder.build(candidate()), Built)
+
+
 def test_nan_of_an_engine_is_wrong_and_named():
     wanted = {"output": np.ones(4, np.float32)}
     lost = build._disagrees({"output": np.full(4, np.nan, np.float32)}, wanted, 0.1)

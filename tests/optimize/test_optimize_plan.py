@@ -16,7 +16,13 @@ QUANTIZED = [{"use": "quantize_static", "samples": 7}]
 
 def recipe(steps=(), **asked):
     return from_table(
-        {"model": {"entry": "m.py:build"}, "data": {"path": "d.npz"}, "steps": list(steps), "targets": asked}, Path("/")
+        {
+            "model": {"entry": "m.py:build"},
+            "data": {"path": "d.npz"},
+            "steps": steps if steps == "auto" else list(steps),
+            "targets": asked,
+        },
+        Path("/"),
     )
 
 
@@ -98,6 +104,20 @@ def test_fp16_has_the_options_that_make_it_fast_unless_the_recipe_says_otherwise
     assert tf32(QUANTIZED) == {plain: False, vendor: None, half: True, int8: True}
     assert tf32([{"use": "cast_fp16"}]) == {plain: False, vendor: None, half: True}
     assert tf32(QUANTIZED, tf32=False) == {plain: False, vendor: None, half: False, int8: False}
+
+
+def test_int8_is_not_tried_by_itself_where_it_is_computed_in_float():
+    listed = recipe([{"use": "prune_channels", "macs": 0.5}, *QUANTIZED], onnxruntime_cuda={})
+    itself = recipe("auto", onnxruntime_cuda={})
+    whole = listed.all_steps()
+    for asked, labels in (
+        (itself, ["fp32", "default", "fp16", "pruned", "pruned-fp16"]),
+        (listed, ["fp32", "default", "fp16", "int8-fp16", "pruned-int8-fp16"]),
+    ):
+        found = expand(asked, host.facts(), [whole])
+        assert [one.name for one in found] == [f"onnxruntime_cuda-{label}" for label in labels]
+        said = any("int8 was not tried" in words for words in remarks(asked, host.facts(), [whole]))
+        assert said == (asked is itself)
 
 
 def test_where_the_default_is_the_plain_engine_it_is_there_once(monkeypatch):
