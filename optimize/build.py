@@ -21,7 +21,7 @@ from optimize.report import Made
 from optimize.steps import Context, Settings
 from optimize.subject import Subject
 from optimize.tables import Limits
-from optimize.verify import SAMPLES, interpreter, judge, rounds, signal_to_noise, sized_feeds
+from optimize.verify import SAMPLES, interpreter, judge, signal_to_noise, sized_feeds
 from runtime import contender, engines, host
 from runtime.cache import Cache, address, digest
 from runtime.contender import Contender, Worker
@@ -183,7 +183,7 @@ class Builder:
         with Worker.start(opened, self._feeds(model), self._log, **self._limits) as worker:
             counts, answer = worker.precision(), worker.outputs
         # an engine may compute in float what the file rounds between: a level is a level there too
-        names = {*counts, "int8"} if rounds(model) else set(counts)
+        names = {*counts, "int8"} if model.rounds else set(counts)
         formats = [engines.get(engine).TOLERANCE.get(name, 0.0) for name in names]
         wanted, decoding = judge(model).run(self._feeds(model)), model.specs.decoding
         if lost := _disagrees(answer, wanted, max(formats, default=0.0) or 1e-3, decoding):
@@ -234,21 +234,22 @@ class Builder:
         unpruned, unrounded, rounded = model, model if isinstance(model, OnnxModel) else None, False
         for step in candidate.steps:
             name = steps.name_of(step)
+            scheme = step.heeded(candidate.scheme, model.ops if isinstance(model, OnnxModel) else None)
             place = address(
                 given=place,
                 step=f"{type(step).__module__}.{type(step).__qualname__}",
                 settings=step.model_dump(mode="json"),
                 code=origin.code(step),
-                scheme=asdict(candidate.scheme) if step.scheme_matters else None,
+                scheme=asdict(scheme) if step.heeds else None,
                 threads=self.threads if isinstance(model, TorchModel) else None,
                 **self._common,
             )
             if place not in self._made:
                 if candidate.anew and not step.exact:
                     self._cache.forget(place)
-                self._progress.say(f"{name} for {candidate.name}" if step.scheme_matters else name)
+                self._progress.say(f"{name} for {candidate.name}" if step.heeds else name)
                 try:
-                    self._made[place] = self._kept(place, _Task(step, model, unpruned, candidate.scheme, unrounded))
+                    self._made[place] = self._kept(place, _Task(step, model, unpruned, scheme, unrounded))
                 except Error as error:
                     after = f" after {', '.join(one.use for one in history)}" if history else ""
                     kind = NothingToDo if isinstance(error, NothingToDo) else StepError

@@ -61,10 +61,16 @@ class TorchModel:
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """An ONNX file, perhaps with external data beside it in `<name>.data`, and its inputs and outputs."""
+    """An ONNX file, perhaps with external data beside it in `<name>.data`, its inputs and outputs, and its op types."""
 
     path: Path
     specs: Specs
+    ops: frozenset[str] | None = None
+
+    @property
+    def rounds(self) -> bool:
+        """Whether numbers are rounded to a few levels on the way: what was all but equal may be a level apart then."""
+        return "QuantizeLinear" in (self.ops or ())
 
 
 def read_onnx(path: Path) -> OnnxModel:
@@ -89,7 +95,8 @@ def read_onnx(path: Path) -> OnnxModel:
             specs.append(replace(spec, frame=Frame.from_json(json.loads(told))) if told else spec)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: what its metadata says of the picture '{spec.name}' is damaged.") from error
-    return OnnxModel(path, Specs(tuple(specs), _decoded(model, path)))
+    kinds = frozenset(node.op_type for node in model.graph.node)
+    return OnnxModel(path, Specs(tuple(specs), _decoded(model, path)), kinds)
 
 
 def _parsed(path: Path) -> "onnx.ModelProto":

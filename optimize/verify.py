@@ -36,14 +36,6 @@ def interpreter(model: OnnxModel) -> tuple[str, dict[str, bool]]:
     return "onnxruntime", {"fuse": False}
 
 
-def rounds(model: OnnxModel) -> bool:
-    """Whether numbers are rounded to a few levels on the way, so that what was all but equal may be a level apart."""
-    import onnx
-
-    graph = onnx.load(model.path, load_external_data=False).graph
-    return any(node.op_type == "QuantizeLinear" for node in graph.node)
-
-
 def judge(model: OnnxModel) -> Session:
     """The session that says what an ONNX file means: nothing is fused.
 

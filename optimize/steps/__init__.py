@@ -28,7 +28,7 @@ class Settings(BaseModel):
         last: nothing comes after it, since what it gives is no longer what the layers gave.
         trains: what it gives has seen the labels of calibrate, or may have: its accuracy there proves nothing.
         label: what a candidate's name says of this step; empty for steps that each candidate has.
-        scheme_matters: the result depends on the target's scheme.
+        heeds: the fields of the target's scheme that the result depends on; the step sees no others.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,7 +36,7 @@ class Settings(BaseModel):
     last: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     label: ClassVar[str] = ""
-    scheme_matters: ClassVar[bool] = False
+    heeds: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, model: Any, context: "Context") -> Any:
         """Turn a model into another, its files in `context.folder`; raises StepError or InputError."""
@@ -49,6 +49,15 @@ class Settings(BaseModel):
     def unfit(self, scheme: Scheme) -> str:
         """Why a target of this scheme does not run what this step gives; empty where it does."""
         return ""
+
+    def heeded(self, scheme: Scheme, kinds: Collection[str] | None) -> Scheme:
+        """What this step looks at of a target's scheme, the rest by default: alike for targets that it is all one to.
+
+        Of the ops those of the model's `kinds`, all where these are not known.
+        """
+        fields = {name: getattr(scheme, name) for name in self.heeds}
+        ops = sorted(op for op in fields.pop("ops", ()) if kinds is None or op in kinds)
+        return Scheme(ops=tuple(ops), **fields)
 
     def title(self) -> str:
         """What a candidate's name says of these settings: the step's label, and what is not its default."""

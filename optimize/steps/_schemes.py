@@ -11,6 +11,12 @@ from targets import Scheme
 SHOWN = 3  # offenders
 
 
+# the fields of a scheme that are read here
+HEEDED = frozenset(
+    {"activation", "weight", "activation_symmetric", "weight_symmetric", "per_channel", "quantize_bias", "reduce_range"}
+)
+
+
 def conform(proto: Any, scheme: Scheme) -> None:
     """Move activations' numbers into the scheme's dtype, in place.
 

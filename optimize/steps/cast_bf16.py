@@ -26,7 +26,7 @@ class Step(Settings):
     """
 
     label: ClassVar[str] = "bf16"
-    scheme_matters: ClassVar[bool] = True
+    heeds: ClassVar[frozenset[str]] = frozenset({"bf16"})
     exclude: tuple[str, ...] = ()
 
     def unfit(self, scheme: Scheme) -> str:

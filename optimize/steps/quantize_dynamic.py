@@ -26,7 +26,7 @@ class Step(Settings):
     """
 
     label: ClassVar[str] = "dynamic"
-    scheme_matters: ClassVar[bool] = True
+    heeds: ClassVar[frozenset[str]] = frozenset({"dynamic", "per_channel", "reduce_range"})
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 

@@ -20,7 +20,7 @@ from optimize.steps._layers import MULTIPLIES, Graph, in_int8
 from optimize.steps._onnxruntime import by_onnxruntime
 from optimize.steps._ranges import ranges
 from optimize.steps._ready import in_float32, refuse_twice
-from optimize.steps._schemes import conform, offences, tables_last
+from optimize.steps._schemes import HEEDED, conform, offences, tables_last
 from runtime.errors import NothingToDo, StepError
 from targets import Scheme
 
@@ -45,7 +45,7 @@ class Step(Settings):
     """
 
     label: ClassVar[str] = "int8"
-    scheme_matters: ClassVar[bool] = True
+    heeds: ClassVar[frozenset[str]] = HEEDED | {"ops", "quantize_outputs", "products"}
     method: Literal["auto", "onnxruntime", "nncf"] = "onnxruntime"
     samples: int = Field(default=300, ge=1)
     calibration: Literal["minmax", "percentile", "entropy"] = "minmax"

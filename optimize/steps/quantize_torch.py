@@ -17,7 +17,7 @@ from optimize.sources.torch import TorchSession, tensors
 from optimize.steps import Context, Settings
 from optimize.steps._graph import drop_unused
 from optimize.steps._probes import BATCH, batches
-from optimize.steps._schemes import conform, offences
+from optimize.steps._schemes import HEEDED, conform, offences
 from optimize.steps.export import cause, dynamic_shapes, exported, largest
 from optimize.verify import sized_feeds
 from runtime.engines import library
@@ -43,7 +43,7 @@ class Step(Settings):
     """
 
     label: ClassVar[str] = "int8-torch"
-    scheme_matters: ClassVar[bool] = True
+    heeds: ClassVar[frozenset[str]] = HEEDED
     samples: int = Field(default=300, ge=1)
     calibration: Literal["minmax", "kl"] = "minmax"
     exclude: tuple[str, ...] = ()

@@ -43,7 +43,7 @@ class Step(Settings):
     """
 
     label: ClassVar[str] = "weights"
-    scheme_matters: ClassVar[bool] = True
+    heeds: ClassVar[frozenset[str]] = frozenset({"blocks", "activation_symmetric"})
     bits: Literal[4, 8] = 8
     method: Literal["rtn", "hqq", "gptq", "awq"] = "rtn"
     block: int = Field(default=128, ge=16, le=256)

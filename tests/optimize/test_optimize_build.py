@@ -197,11 +197,22 @@ def test_the_tolerance_is_that_of_the_engine_for_the_format_that_runs(builder, m
 
 def test_what_a_file_rounds_may_be_a_level_apart_in_whatever_it_is_computed(builder, monkeypatch):
     plain, rounded = (builder.build(candidate("onnxruntime", "steps", steps)) for steps in ((), (Quantize(),)))
-    assert (build.rounds(plain.model), build.rounds(rounded.model)) == (False, True)
+    assert (plain.model.rounds, rounded.model.rounds) == (False, True)
     monkeypatch.setattr(build, "judge", lambda model: Off(model, lambda value: value * 1.01))
     assert builder.build(candidate()).status == "wrong"
-    monkeypatch.setattr(build, "rounds", lambda model: True)
+    monkeypatch.setattr(OnnxModel, "rounds", True)
     assert isinstance(builder.build(candidate()), Built)
+
+
+def test_targets_that_are_all_one_to_a_step_share_what_it_makes(builder):
+    ours, theirs = (
+        builder.build(candidate(name, "steps", (Quantize(),))).model for name in ("onnxruntime", "openvino")
+    )
+    other = builder.build(candidate("tensorrt", "steps", (Quantize(),), "no GPU: buy one")).model
+    assert ours.path == theirs.path != other.path
+    assert targets.get("onnxruntime").scheme("host", host.facts()) != targets.get("openvino").scheme(
+        "host", host.facts()
+    )
 
 
 def test_nan_of_an_engine_is_wrong_and_named():
