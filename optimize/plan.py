@@ -102,7 +102,11 @@ def expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: bool
         scheme = target.scheme(asked.get("cpu", "host"), host)
         options, why_not = target.engine_options(asked), target.why_not()
         cpu = asked.get("cpu", "host")
-        own = tuple(step for step in listed if not (_in_vain(recipe, scheme) and isinstance(step, Static)))
+        vain = _in_vain(recipe, scheme)
+        own = [tuple(step for step in listed if not (vain and isinstance(step, Static)))]
+        # in 7 bits nothing saturates, in 8 it may: where it is measured by such kernels, the better of the two is seen
+        if recipe.steps == "auto" and scheme.reduce_range and not recipe.search.quick and _limited(target, cpu):
+            own.append(tuple(s.model_copy(update={"wide": True}) if isinstance(s, Static) else s for s in own[0]))
         narrow = {} if "precision" in asked or cpu != "host" else target.bf16(host)
         half = None if target.half is None else {key: one for key, one in target.half.items() if key not in asked}
         vendor = {**target.vendor, **target.limits(cpu)}
@@ -115,13 +119,20 @@ def expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: bool
                 vendor if role == "vendor" else {**options, **more},
                 scheme,
                 why_not,
-                searched[0] if searched and role == "steps" and own == listed else None,
+                searched[0] if searched and role == "steps" and not vain else None,
             )
-            for label, role, steps, more in _ways(own, half, narrow, full)
+            for one in own
+            for label, role, steps, more in _ways(one, half, narrow, full)
             if (role != "vendor" or vendor != options) and not any(step.unfit(scheme) for step in steps)
         ]
+        made = list({one.name: one for one in made}.values())
         found += [one for one in made if one.role != "vendor"][-1:] if why_not else made
     return found
+
+
+def _limited(target: Target, cpu: str) -> bool:
+    """Whether what runs here are the kernels of such a processor."""
+    return cpu == "host" or bool(target.limits(cpu))
 
 
 def _in_vain(recipe: Recipe, scheme: Scheme) -> bool:
@@ -192,7 +203,7 @@ def _each(steps: Sequence[Settings]) -> Iterator[tuple[Settings, ...]]:
         place, rounded = uses.index("export"), uses.index("quantize_static")
         static = steps[rounded]
         assert isinstance(static, Static)
-        in_torch = get("quantize_torch").model_validate({"samples": static.samples})
+        in_torch = get("quantize_torch").model_validate({"samples": static.samples, "wide": static.wide})
         yield from product(*(step.ways() for step in (*steps[:place], in_torch, *steps[rounded + 1 :])))
     yield from product(*(reversed(step.ways()) for step in steps))
 

@@ -42,8 +42,9 @@ def quantize(proto: Any, model: OnnxModel, context: Context, settings: "Step", k
     advanced: Any = library("nncf.quantization.advanced_parameters", "optimize")
     scheme = context.scheme
     symmetry = {True: advanced.QuantizationMode.SYMMETRIC, False: advanced.QuantizationMode.ASYMMETRIC}
+    fix = advanced.OverflowFix.FIRST_LAYER if settings.wide else advanced.OverflowFix.DISABLE
     more = advanced.AdvancedQuantizationParameters(
-        overflow_fix=advanced.OverflowFix.ENABLE if scheme.reduce_range else advanced.OverflowFix.DISABLE,
+        overflow_fix=advanced.OverflowFix.ENABLE if scheme.reduce_range else fix,
         disable_bias_correction=settings.bias_correction != "full",
         # signed or not it does not let itself be told: `conform` moves the numbers
         activations_quantization_params=advanced.QuantizationParameters(

@@ -6,6 +6,7 @@ Either result is read afterwards, and refused where it does not keep to the sche
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -39,6 +40,8 @@ class Step(Settings):
         smooth_quant: `nncf`'s alpha for matrix products, 0 to 1; None for its own choice.
         equalize: stretch channels between convolutions first, so that one scale serves them.
         bias_correction: of the shift in a layer's mean: `fast` by each layer alone, `full` (`nncf`) by all before it.
+        wide: weights in 8 bits where the target's kernels may saturate too (x86 without VNNI); what does shows in the
+            accuracy that is measured there. `nncf` keeps to 7 in the first layer, as it does by itself.
         include: patterns of node names (or op types) to quantize.
         exclude: patterns of node names (or op types) to leave in float.
         vendor: more of ONNX Runtime's `extra_options`, or of `nncf.quantize`'s arguments, handed on as they are.
@@ -54,6 +57,7 @@ class Step(Settings):
     smooth_quant: float | None = Field(default=None, ge=0, le=1)
     equalize: bool = False
     bias_correction: Literal["none", "fast", "full"] = "fast"
+    wide: bool = False
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     vendor: dict[str, Any] = Field(default_factory=dict)
@@ -75,15 +79,16 @@ class Step(Settings):
         if self.method != "auto":
             return (self,)
         found = [self.model_copy(update={"method": method}) for method in _OF]
-        if self.calibration == "minmax":
+        if self.calibration == "minmax" and not self.wide:
             found.insert(1, self.model_copy(update={"method": "onnxruntime", "calibration": "percentile"}))
         return tuple(found)
 
     def title(self) -> str:
         """`int8`, with the library where it is not ONNX Runtime, and the ranges where they are not the whole ones."""
-        if self.method != "onnxruntime":
-            return f"{self.label}-{self.method}"
-        return self.label if self.calibration == "minmax" else f"{self.label}-{self.calibration}"
+        found = self.label if self.method == "onnxruntime" else f"{self.label}-{self.method}"
+        if self.method == "onnxruntime" and self.calibration != "minmax":
+            found += f"-{self.calibration}"
+        return f"{found}-wide" if self.wide else found
 
     def check_order(self, before: tuple[Settings, ...], after: tuple[Settings, ...]) -> None:
         """What is rounded already cannot be rounded again."""
@@ -96,6 +101,8 @@ class Step(Settings):
             StepError: the model is quantized already, nothing in it can be, a pattern matches nothing, the quantizer
                 refuses it, or what it wrote is not in the target's scheme.
         """
+        if self.wide:
+            context = replace(context, scheme=replace(context.scheme, reduce_range=False))
         proto = in_float32(model, context)
         graph = Graph(proto)
         self._check(graph)

@@ -23,6 +23,7 @@ from optimize.verify import sized_feeds
 from runtime.engines import library
 from runtime.errors import StepError
 from runtime.tensors import Specs
+from targets import Scheme
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,16 +39,26 @@ class Step(Settings):
     Attributes:
         samples: of calibrate, from the beginning.
         calibration: how ranges are found: a running minimum and maximum, or by least divergence.
+        wide: as `quantize_static` has it; neural-compressor knows no other weights.
         exclude: patterns of module names (or classes) to leave in float.
         vendor: more of neural-compressor's `StaticQuantConfig`, handed on as it is.
     """
 
     label: ClassVar[str] = "int8-torch"
-    heeds: ClassVar[frozenset[str]] = HEEDED
+    heeds: ClassVar[frozenset[str]] = HEEDED - {"reduce_range"}  # which `unfit` has seen to
     samples: int = Field(default=300, ge=1)
     calibration: Literal["minmax", "kl"] = "minmax"
+    wide: bool = False
     exclude: tuple[str, ...] = ()
     vendor: dict[str, Any] = Field(default_factory=dict)
+
+    def title(self) -> str:
+        """`int8-torch`, and whether it is wide."""
+        return f"{self.label}-wide" if self.wide else self.label
+
+    def unfit(self, scheme: Scheme) -> str:
+        """Its weights have 8 bits, which kernels must not saturate with, unless that is seen."""
+        return "its weights have 8 bits, and kernels may saturate" if scheme.reduce_range and not self.wide else ""
 
     def __call__(self, model: TorchModel, context: Context) -> OnnxModel:
         """Write a Q/DQ model.onnx.

@@ -21,10 +21,10 @@ CONVOLUTIONS = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
 PRODUCTS = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
-def recipe(steps_="auto", targets=("onnxruntime", "openvino"), **more):
-    place = {"entry": "m.py:build"}
-    table = {"model": place, "data": {"path": "d.npz"}, "steps": steps_, "targets": {name: {} for name in targets}}
-    return from_table({**table, **more}, Path("/"))
+def recipe(steps_="auto", targets=("onnxruntime", "openvino"), cpu="vnni", **more):
+    """For a processor that is named, since what this one's kernels do decides what is tried."""
+    table = {"model": {"entry": "m.py:build"}, "data": {"path": "d.npz"}, "steps": steps_}
+    return from_table({**table, "targets": {name: {"cpu": cpu} for name in targets}, **more}, Path("/"))
 
 
 def names(asked, model, facts=None):
@@ -120,6 +120,18 @@ def expanded(**more):
 def candidates(**more):
     asked = recipe(**more)
     return expand(asked, host.facts(), automatic.lists(asked, CONVOLUTIONS, MANY))
+
+
+def test_where_kernels_may_saturate_8_bits_are_tried_too_if_they_are_measured():
+    wide = {"openvino-int8-wide", "openvino-int8-nncf-wide", "openvino-int8-torch-wide"}
+    assert not [name for name in expanded() if "wide" in name]
+    found = expanded(cpu="avx2")  # which OpenVINO's kernels can be limited to, and ONNX Runtime's cannot
+    assert {name for name in found if "wide" in name and "pruned" not in name} == wide
+    assert {"openvino-int8", "openvino-int8-nncf", "openvino-int8-percentile"} <= set(found)
+    assert "onnxruntime-int8-torch" in expanded() and not [name for name in found if name.endswith("int8-torch")]
+    assert "openvino-int8" in expanded(cpu="avx2", search={"quick": True})
+    assert not [name for name in expanded(cpu="avx2", search={"quick": True}) if "wide" in name]
+    assert len(set(found)) == len(found)
 
 
 def test_candidates_have_names_of_their_own_and_no_target_has_two_plain_ones():

@@ -346,7 +346,9 @@ path = "data.npz"
 use = "quantize_static"
 samples = 8
 [targets.onnxruntime]
+cpu = "vnni"
 [targets.openvino]
+cpu = "avx2"
 precision = "f32"
 """
 MODEL = """

@@ -22,8 +22,8 @@ from runtime.tensors import TensorSpec
 IMAGE = (TensorSpec("image", "float32", ("batch", 3, 16, 16)),)
 
 
-def scheme(name):
-    return targets.get(name).scheme("host", host.facts())
+def scheme(name, cpu="vnni"):
+    return targets.get(name).scheme(cpu, host.facts())
 
 
 def answers(model, context, name=None):
@@ -117,7 +117,7 @@ def recipe(**step):
             "model": {"source": "torch", "entry": "model.py:build"},
             "data": {"entry": "data.py:splits"},
             "steps": [step],
-            "targets": {"onnxruntime": {}},
+            "targets": {"onnxruntime": {"cpu": "vnni"}},
         },
         Path(),
     )
@@ -133,3 +133,10 @@ def test_auto_rounds_in_torch_too_and_the_plain_model_is_exported_as_ever():
     named = {one.name: [steps.name_of(step) for step in one.steps] for one in alone}
     assert named["onnxruntime-fp32"] == ["export", "simplify"]
     assert named["onnxruntime-int8-torch"] == ["quantize_torch", "simplify"]
+
+
+def test_where_kernels_may_saturate_it_is_there_if_that_is_seen(learned, torch_context):
+    narrow = scheme("openvino", "avx2")
+    assert "8 bits" in Step().unfit(narrow) and Step(wide=True).unfit(narrow) == "" == Step().unfit(scheme("openvino"))
+    found = Step(wide=True)(learned, torch_context(scheme=Step(wide=True).heeded(narrow, None)))
+    assert offences(onnx.load(found.path), scheme("openvino")) == []
