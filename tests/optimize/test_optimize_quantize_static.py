@@ -417,3 +417,17 @@ def test_a_sum_behind_matrix_products_stays_in_float(tmp_path, make_context):
         found = Graph(Step()(read_onnx(tmp_path / "m.onnx"), context).path)
         assert len(found.of("QuantizeLinear")) == 1 and len(found.quantized_weights("MatMul")) == 1
         assert all(found.behind(name) is None for name in found.of("Add")[0].input)
+
+
+@pytest.mark.parametrize("method", ["onnxruntime", "nncf"])
+def test_wide_weights_have_8_bits_whatever_the_processor(tiny_onnx, image_context, method):
+    narrow = scheme_of("openvino", "avx2")
+    largest = {}
+    for wide in (False, True):
+        step = Step(method=method, samples=8, wide=wide)
+        found = Graph(step(read_onnx(tiny_onnx), image_context(8, scheme=narrow)).path)
+        largest[wide] = max(
+            np.abs(found.values[back.input[0]].astype(int)).max() for _, back in found.quantized_weights("Conv", "Gemm")
+        )
+    assert largest[False] <= 64 < largest[True]
+    assert Step(method=method, wide=True).title() == Step(method=method).title() + "-wide"
