@@ -15,9 +15,7 @@ def examine() -> dict[str, Any]:
     installed = versions([*found.values(), "torch", "numpy", "edge-optimize"])
     notes = []
     if saturates("host", host):
-        notes.append(
-            "no VNNI: int8 products are summed in 16 bits: weights get 7 bits, or 8 if seen to hold; int8 gains less"
-        )
+        notes.append("no VNNI: int8 products are summed in 16 bits, so weights get 7, or 8 if they hold; it gains less")
     if "avx512_bf16" in host.instruction_sets or "amx_bf16" in host.instruction_sets:
         notes.append("bf16: OpenVINO would take it by itself; here f32 is asked for, and its own way is a candidate")
     if host.governor not in (None, "performance"):

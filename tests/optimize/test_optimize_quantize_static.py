@@ -425,7 +425,7 @@ def test_wide_weights_have_8_bits_whatever_the_processor(tiny_onnx, image_contex
     largest = {}
     for wide in (False, True):
         step = Step(method=method, samples=8, wide=wide)
-        found = Graph(step(read_onnx(tiny_onnx), image_context(8, scheme=narrow)).path)
+        found = Graph(step(read_onnx(tiny_onnx), image_context(scheme=narrow)).path)
         largest[wide] = max(
             np.abs(found.values[back.input[0]].astype(int)).max() for _, back in found.quantized_weights("Conv", "Gemm")
         )
