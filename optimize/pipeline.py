@@ -32,11 +32,7 @@ from runtime.errors import InputError, WorkError
 
 SCREENING_ROUNDS = 3
 STAGES = 8  # two fewer of a quick run, and two more where pruning is searched and settings are tried
-QUICK = (
-    f"a quick run: measured once, in {SCREENING_ROUNDS} rounds, and not beside itself, so that the machine's noise is "
-    "not known and the best of several looks a little faster than it is; why it is (not) faster, and where the "
-    "accuracy went, was not looked at"
-)
+QUICK = "a quick run: why it is (not) faster, and where the accuracy went, was not looked at"
 DISTRIBUTIONS = (
     "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "nncf",
     "neural-compressor", "torchao", "scikit-learn", "scipy", "safetensors", "tensorrt", "executorch", "onnxruntime-gpu",

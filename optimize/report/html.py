@@ -90,6 +90,7 @@ def text(report: Report) -> str:
         cards=[_card(report, target) for target in report.why],
         where=_where(report),
         how=words.measured_how(report),
+        once=words.looked_once(report),
         limit=words.drop_limit(report),
         metric=report.data.judged_by,
         pareto=words.pareto(report),

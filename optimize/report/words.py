@@ -51,6 +51,11 @@ def first_lines(report: Report) -> list[str]:
                 f"NOISY: the original against itself cannot be told apart within ±{timing.floor:.1%}; "
                 f"ratios nearer to 1 than that say nothing. {quieter(timing.others, report.machine.get('governor'))}"
             )
+        if looked_once(report):
+            lines.append(
+                f"QUICK: the choice went by the {timing.rounds} rounds that it is told by, in which the best of "
+                "several looks a little faster than it is; this machine's noise was not measured."
+            )
         if timing.stopped == "budget":
             lines.append(
                 f"The last measurement ended by its budget after {timing.rounds} rounds, "
@@ -61,6 +66,11 @@ def first_lines(report: Report) -> list[str]:
         if timing.restless:
             lines.append(f"{timing.restless} blocks began while another contender's threads were still busy.")
     return lines
+
+
+def looked_once(report: Report) -> bool:
+    """Whether the first look was the last: that alone has as many rounds as were asked for."""
+    return report.headline is not None and report.headline.timing.stopped == "rounds"
 
 
 def quieter(others: Sequence[str], governor: str | None) -> str:

@@ -123,6 +123,7 @@ FIRST = {
     ),
     "ENDED EARLY: the 60 s of --time were used up.": lambda: report(early="the 60 s of --time were used up"),
     "NOISY: the original against itself cannot be told apart within ±7.0%": lambda: report(times=timing(floor=0.07)),
+    "QUICK: the choice went by the 3 rounds": lambda: report(times=timing(rounds=3, stopped="rounds", floor=None)),
     "The last measurement ended by its budget after 8 rounds": lambda: report(times=timing(stopped="budget")),
     "CPU times cannot be read here": lambda: report(times=timing(quiet="fixed pause")),
     "3 blocks began while another contender's threads were still busy.": lambda: report(times=timing(restless=3)),
