@@ -110,7 +110,7 @@ def judged(name, drop, ms):
 
 def recipe(model="m.py:build", **search):
     place = {"path": model} if model.endswith(".onnx") else {"entry": model}
-    table = {"model": place, "data": {"path": "d.npz"}, "steps": "auto", "targets": {"onnxruntime": {}}}
+    table = {"model": place, "data": {"path": "d.npz"}, "steps": "auto", "targets": {"onnxruntime": {"cpu": "vnni"}}}
     return from_table({**table, "search": search}, automatic.Path("/"))
 
 
