@@ -153,8 +153,9 @@ class Search(Table):
     A target's plain model and its vendor's default are always there, for comparison. `time`, in seconds or as "30m",
     ends the search; what was found until then is chosen from, and measured as always. `settings`: whether the best of
     each target is tried with other threads and sizes too; by default where the steps are "auto". `quick`: "auto" is
-    int8 in the one way that mostly holds, with no settings tried. `trials`: in how many ways "auto" prunes where
-    that is possible: two that are always the same, unless this is less; more are searched, as they are with a `time`.
+    int8 in the one way that mostly holds, with no settings tried and one look at all. `trials`: in how many ways "auto"
+    prunes where that is possible: two that are always the same, unless this is less; more are searched, as they are
+    with a `time`.
     """
 
     only: tuple[str, ...] = ()
