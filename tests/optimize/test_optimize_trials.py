@@ -164,7 +164,10 @@ def test_a_search_that_was_killed_goes_on_and_a_lock_finds_its_trials(digits, mo
     asked = {
         "data": digits / "data.npz", "weights": digits / "weights.pth", "targets": ["onnxruntime"], "max_drop": "40pp",
         "objective": "size", "silent": True, "out": digits / "out",
-        "changes": ["search.trials=3", "search.only=['*pruned*']", "measure.budget=0.1", "bundle.golden=0"],
+        "changes": [
+            "search.trials=3", "search.only=['*pruned*']", "measure.budget=0.1", "bundle.golden=0",
+            'targets.onnxruntime.cpu="vnni"',
+        ],
     }  # fmt: skip
 
     class Killed(Exception):
