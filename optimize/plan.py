@@ -156,7 +156,7 @@ def remarks(recipe: Recipe, host: Host, plans: Sequence[tuple[Settings, ...]] | 
         scheme = target_folder.get(name).scheme(asked.get("cpu", "host"), host)
         if _in_vain(recipe, scheme):
             found.append(f"{name}: int8 was not tried, since its kernels compute in float what is between Q and DQ")
-        every = [step for steps in plans or [recipe.all_steps()] for step in steps]
+        every = [step for steps in plans or [recipe.all_steps()] for way in _each(steps) for step in way]
         reasons = ((step, step.unfit(scheme)) for step in every)
         found += [f"{name}: no candidate with '{name_of(step)}', since {reason}" for step, reason in reasons if reason]
     return list(dict.fromkeys(found))

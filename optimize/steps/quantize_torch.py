@@ -58,7 +58,11 @@ class Step(Settings):
 
     def unfit(self, scheme: Scheme) -> str:
         """Its weights have 8 bits, which kernels must not saturate with, unless that is seen."""
-        return "its weights have 8 bits, and kernels may saturate" if scheme.reduce_range and not self.wide else ""
+        return (
+            "its weights have 8 bits, and kernels may saturate: see `wide`"
+            if scheme.reduce_range and not self.wide
+            else ""
+        )
 
     def __call__(self, model: TorchModel, context: Context) -> OnnxModel:
         """Write a Q/DQ model.onnx.

@@ -106,6 +106,13 @@ def test_fp16_has_the_options_that_make_it_fast_unless_the_recipe_says_otherwise
     assert tf32(QUANTIZED, tf32=False) == {plain: False, vendor: None, half: False, int8: False}
 
 
+@pytest.mark.parametrize(("cpu", "said"), [("avx2", True), ("vnni", False)])
+def test_a_way_of_auto_that_a_processor_does_not_go_with_is_said(cpu, said):
+    asked = recipe([{"use": "quantize_static", "method": "auto"}], onnxruntime={"cpu": cpu})
+    assert any("no candidate with 'quantize_torch'" in words for words in remarks(asked, host.facts())) == said
+    assert ("onnxruntime-int8-torch" in [one.name for one in planned(asked)]) != said
+
+
 def test_int8_is_not_tried_by_itself_where_it_is_computed_in_float():
     listed = recipe([{"use": "prune_channels", "macs": 0.5}, *QUANTIZED], onnxruntime_cuda={})
     itself = recipe("auto", onnxruntime_cuda={})
