@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -37,36 +38,39 @@ _MOVES = (
 )  # fmt: skip
 
 
-# ExecuTorch has one pool of threads for the whole process, which may not be changed while anything computes in it
+# ExecuTorch has one pool of threads for the whole process, which may not be replaced while anything computes in it. A
+# method that is loaded keeps a pointer to the pool of then: none may outlive it.
 _POOL = Lock()
+_OPEN: "WeakSet[ExecuTorchSession]" = WeakSet()
 
 
 class ExecuTorchSession:
-    """A loaded method; one call at a time in a process, with the threads that this session was asked for."""
+    """A program and its method; one call at a time in a process, with the threads that this session was asked for."""
 
     def __init__(self, files: Mapping[str, Path], specs: Specs, options: Options, cores: int) -> None:
         self._torch = library("torch", "executorch")
         self._library = library("executorch.extension.pybindings.portable_lib", "executorch")
         library("executorch.kernels.quantized", "executorch")  # registers kernels for Q/DQ outside of XNNPACK
-        runtime = library("executorch.runtime", "executorch").Runtime.get()
 
         self.threads = options.get("threads") or cores
+        self._name, self._method = files["model"].name, None
         try:
             ports = json.loads(files["ports"].read_text(encoding="utf-8"))
             inputs, outputs, self._precision = ports["inputs"], ports["outputs"], ports["precision"]
-            program = runtime.load_program(str(files["model"]))
-            self._method: Any = program.load_method("forward")
+            self._program: Any = self._library._load_program(str(files["model"]))
         except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
-            raise EngineError(f"ExecuTorch cannot load {files['model'].name}: {_reason(error)}") from error
+            raise EngineError(f"ExecuTorch cannot load {self._name}: {_reason(error)}") from error
         check_specs("ExecuTorch", specs, inputs, outputs)
-        self._program, self._inputs, self._outputs = program, list(inputs), list(outputs)
+        self._inputs, self._outputs = list(inputs), list(outputs)
+        with self._alone():
+            _OPEN.add(self)
 
     def run(self, feeds: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Outputs by name; see `runtime.engines.Session`."""
         given = self._tensors(feeds)
-        with self._alone():
+        with self._alone() as method:
             try:
-                found = self._method.execute(given)
+                found = method(given)
             except RuntimeError as error:
                 shapes = {name: list(value.shape) for name, value in feeds.items()}
                 raise EngineError(f"ExecuTorch failed on {shapes}: {_reason(error)}") from error
@@ -77,21 +81,31 @@ class ExecuTorchSession:
         given = self._tensors(feeds)
 
         def call() -> None:
-            with self._alone():
-                self._method._method.set_inputs(given)
-                self._method._method.execute()
+            with self._alone() as method:
+                method.set_inputs(given)
+                method.execute()
 
         return call
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other call computes meanwhile, and the pool has this session's threads; raises EngineError when closed."""
+    def _alone(self) -> Iterator[Any]:
+        """The method, while no other call computes and the pool has this session's threads.
+
+        Raises EngineError when closed, and where it cannot be loaded.
+        """
         with _POOL:
-            if self._method is None:
+            if self._program is None:
                 raise EngineError("this ExecuTorch session is closed.")
             if self._library._threadpool_get_thread_count() != self.threads:
+                for session in _OPEN:
+                    session._method = None
                 self._library._unsafe_reset_threadpool(self.threads)
-            yield
+            if self._method is None:
+                try:
+                    self._method = self._program.load_method("forward")
+                except RuntimeError as error:
+                    raise EngineError(f"ExecuTorch cannot load {self._name}: {_reason(error)}") from error
+            yield self._method
 
     def _tensors(self, feeds: Mapping[str, Array]) -> list[Any]:
         # memory that may not be written is not shared, lest torch warn of it

@@ -1,6 +1,9 @@
 """What is ExecuTorch's own: integer kernels, memory that is laid out beforehand, ops that it does not get."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +133,28 @@ def test_its_threads_are_those_asked_for(rounded, tmp_path):
     for threads in (1, 2, 1):  # each call's, whatever another session has
         sessions[threads].run({"x": np.zeros((1, 3, 8, 8), np.float32)})
         assert sessions[threads].threads == _threadpool_get_thread_count() == threads
+
+
+def test_no_method_outlives_the_threads_that_it_was_loaded_with(rounded, tmp_path):
+    """In a process whose freed memory is overwritten: what still points to it crashes."""
+    files = {name: str(path) for name, path in engines.get("executorch").compile(rounded, tmp_path, {}).items()}
+    script = f"""
+import numpy as np
+from pathlib import Path
+from runtime import engines, host
+from runtime.tensors import Specs, TensorSpec
+engine, files = engines.get("executorch"), {{name: Path(path) for name, path in {files}.items()}}
+specs = Specs((TensorSpec("x", "float32", ("batch", 3, 8, 8)),), (TensorSpec("y", "float32", ("batch", 5)),))
+opened = [engine.open(files, specs, host.facts(), {{"threads": threads}}) for threads in (1, 2, 3)]
+feeds = {{"x": np.ones((9, 3, 8, 8), np.float32)}}
+answers = [opened[place].run(feeds)["y"] for place in (0, 1, 2, 1, 0, 0)]
+[session.inside(feeds)() for session in opened]
+assert all(np.array_equal(answers[0], answer) for answer in answers)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "MALLOC_PERTURB_": "85"}
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_what_portable_kernels_compute_is_counted(tmp_path):
