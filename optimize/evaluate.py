@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
@@ -14,8 +15,9 @@ from optimize.data import Batch, Split, resized
 from optimize.metrics import Metric, Rows, first
 from optimize.report import Detail
 from optimize.streams import frame_labels, frames
+from runtime import host
 from runtime.contender import Contender, Worker
-from runtime.errors import InputError, WorkError
+from runtime.errors import Error, InputError, WorkError
 from runtime.tensors import Array
 
 FIRST_LOOK = 128  # samples, after which a contender may be given up
@@ -98,9 +100,10 @@ def evaluate(
     """
     original = known[0] if known else contenders[0].name
     found: dict[str, list[Rows]] = {contender.name: [] for contender in contenders}
-    failed: dict[str, str] = {}
+    started = _started(contenders, log)
+    workers = {name: one for name, one in started.items() if isinstance(one, Worker)}
+    failed = {name: str(one) for name, one in started.items() if not isinstance(one, Worker)}
     wrong: dict[str, str] = {}
-    workers: dict[str, Worker] = {}
     decoding = contenders[0].decoding
     numbers = decoding is None or decoding.kind == "softmax"
     details = {contender.name: Answers(numbers, metric.classes) for contender in contenders}
@@ -108,6 +111,8 @@ def evaluate(
     seen, rows, sound = 0, 0, True
     look, turn, batches = FIRST_LOOK, 1, iter(split.batches(batch))
     try:
+        if isinstance(error := started.get(original), Error):
+            raise error
         while asked := list(islice(batches, turn)):
             begun, truths = time.monotonic(), list[_Truth]()
             for contender, (place, (feeds, labels)) in product(contenders, enumerate(asked)):
@@ -117,8 +122,6 @@ def evaluate(
                 size = len(next(iter(feeds.values())))
                 given = resized(feeds, batch) if fixed and size < batch else feeds
                 try:
-                    if name not in workers:
-                        workers[name] = Worker.start(contender, {}, log)
                     outputs = answers(contender, workers[name].run(given), size, batch)
                 except (WorkError, InputError) as error:
                     if name == original:
@@ -172,6 +175,27 @@ def evaluate(
     kept = {name: Rows.joined(parts) for name, parts in found.items() if name not in failed and name not in wrong}
     told = {name: details[name].finish() for name in kept}
     return Scores({**kept, **dict([known] if known else [])}, told, failed, wrong, given_up, sound and not metric.own)
+
+
+def _started(contenders: Sequence[Contender], log: Path | None) -> dict[str, Worker | Error]:
+    """Each contender's worker, or why it did not start; they start together, as many as there are cores."""
+
+    def start(contender: Contender) -> Worker | Error:
+        try:
+            return Worker.start(contender, {}, log)
+        except (WorkError, InputError) as error:
+            return error
+
+    with ThreadPoolExecutor(host.cores()) as pool:
+        starting = [pool.submit(start, contender) for contender in contenders]
+        try:
+            return {contender.name: one.result() for contender, one in zip(contenders, starting, strict=True)}
+        except BaseException:  # Ctrl-C; no process is left behind
+            pool.shutdown(cancel_futures=True)
+            for one in starting:
+                if not one.cancelled() and not one.exception() and isinstance(worker := one.result(), Worker):
+                    worker.close()
+            raise
 
 
 def _next_turn(turn: int, seconds: float, asked: Sequence[Batch], truths: Sequence[_Truth]) -> int:

@@ -91,6 +91,21 @@ def test_a_contender_that_cannot_be_opened_is_dropped():
     assert "no_such_module" in found.failed["gone"] and list(found.statistics) == ["original"]
 
 
+def test_no_process_is_left_where_it_is_interrupted_while_they_start(monkeypatch):
+    alive, true = [], evaluation.Worker.start
+
+    def start(one, *more):
+        if one.name == "late":
+            raise KeyboardInterrupt
+        alive.append(true(one, *more))
+        return alive[-1]
+
+    monkeypatch.setattr(evaluation.Worker, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate([contender(name) for name in ("original", "late", "last")], split(*scores()), ACCURACY, 7)
+    assert alive and all(worker._process.returncode is not None for worker in alive)
+
+
 def test_an_onnx_file_of_another_input_size_is_dropped(tiny_onnx, tmp_path, tiny_data):
     proto = onnx.load(tiny_onnx)
     proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 9
