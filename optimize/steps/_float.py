@@ -11,6 +11,7 @@ from optimize.steps._layers import FUSED, MOVES, MULTIPLIES, Graph
 from runtime.tensors import Array
 
 _JOINS = FUSED | MOVES | {"Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"}
+_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 def quantized(proto: Any) -> list[Any]:
@@ -92,15 +93,27 @@ def _drop_pairs(proto: Any, left: Collection[str]) -> None:
     graph = Graph(proto)
 
     @cache
-    def makes(name: str) -> bool:
-        """Whether an int8 layer is behind this tensor."""
+    def alone(name: str) -> bool:
+        """Whether an int8 layer gives this tensor, with nothing but pairs and activations between."""
         node = graph.maker.get(name)
         if node is None or name in graph.constants:
             return False
         if node.op_type in MULTIPLIES:
             return node.name in left
-        through = node.op_type in _JOINS or node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        return through and any(makes(one) for one in node.input)
+        return node.op_type in FUSED | MOVES | _PAIR and any(alone(one) for one in node.input)
+
+    @cache
+    def makes(name: str) -> bool:
+        """Whether an int8 layer gives this tensor, or a sum or a pooling of what one gives.
+
+        What is rounded behind a sum comes of no layer any more: else all of a trunk of residuals would.
+        """
+        node = graph.maker.get(name)
+        if node is None or name in graph.constants:
+            return False
+        if node.op_type in _JOINS:
+            return any(makes(one) for one in node.input)
+        return alone(name)
 
     @cache
     def takes(name: str) -> bool:
@@ -109,9 +122,7 @@ def _drop_pairs(proto: Any, left: Collection[str]) -> None:
             if node.op_type in MULTIPLIES:
                 if node.name in left:
                     return True
-            elif (node.op_type in _JOINS and (any(makes(one) for one in node.input) or takes(node.output[0]))) or (
-                node.op_type in ("QuantizeLinear", "DequantizeLinear") and takes(node.output[0])
-            ):
+            elif node.op_type in _JOINS and (any(makes(one) for one in node.input) or takes(node.output[0])):
                 return True
         return False
 

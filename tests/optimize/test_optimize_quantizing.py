@@ -247,6 +247,21 @@ def test_one_layer_back_in_float_is_no_worse_and_its_neighbours_stay_int8(name, 
     assert loss(uneven, write_onnx(rounded, tmp_path / "one.onnx"), images) > loss(uneven, model, images) - 1
 
 
+def test_where_one_layer_alone_stays_in_int8_a_trunk_of_residuals_is_not_rounded_beyond_its_sum(residual, make_context):
+    """Its own pairs stay, and those of the sum that it goes into: of the other operand, and behind."""
+    images = {"image": np.random.default_rng(0).random((32, 3, 16, 16)).astype(np.float32)}
+    context = make_context(images, scheme=SCHEME)
+    model = Export()(TorchModel(residual(), (TensorSpec("image", "float32", ("batch", 3, 16, 16)),)), context)
+    whole, exact = Step(bias_correction="none")(model, context).path, onnx.load(model.path)
+    counts = []
+    for one in (layers := {node.name: node for node in quantized(onnx.load(whole))}):
+        rounded = onnx.load(whole)
+        to_float(rounded, set(layers) - {one}, exact)
+        assert [node.name for node in quantized(rounded)] == [one]
+        counts.append(sum(node.op_type == "QuantizeLinear" for node in rounded.graph.node))
+    assert sorted(counts) == [1, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4]  # the classifier, within a block, into a sum
+
+
 # older and narrower models
 
 
