@@ -73,7 +73,7 @@ def run(command: str, folder: Path) -> str:
     words = [word.strip('"') for word in words]
     if command.startswith("optimize run"):
         words += ["--set", "measure.budget=1"]  # the same way, with no more than the eight rounds
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=1800, check=False)
     # 1: done, but a constraint is not met; a random network's classes are close to each other
     assert done.returncode in ((0, 1) if command.startswith("optimize run") else (0,)), done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
