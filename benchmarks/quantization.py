@@ -27,6 +27,7 @@ from optimize.models import OnnxModel, write_onnx
 from optimize.steps import Context, Settings, behind
 from optimize.steps._probes import batches
 from optimize.steps._ready import in_float32
+from runtime.engines import library
 from runtime.errors import StepError
 
 HERE = Path(__file__).parent / "zoo"
@@ -89,9 +90,7 @@ class NncfDefault(Settings):
 
     def __call__(self, model: OnnxModel, context: Context) -> OnnxModel:
         """Write a model.onnx."""
-        os.environ.setdefault("NNCF_CI", "1")
-        import nncf
-
+        nncf: Any = library("nncf", "optimize")
         data = list(batches(context.calibrate, model.specs, self.samples, 1))
         try:
             rounded = nncf.quantize(in_float32(model, context), nncf.Dataset(data), subset_size=self.samples)

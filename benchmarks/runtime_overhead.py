@@ -103,6 +103,7 @@ def bundled(folder: Path, name: str) -> tuple[Path, dict[str, Path]]:
 def bare(name: str, files: dict[str, Path]) -> Any:
     """The engine library's own object, with the options that the engine here gives it."""
     cores = host.cores()
+    engines.silence()
     if name == "onnxruntime":
         import onnxruntime as ort
 

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from runtime import host
+from runtime.engines import silence
 from runtime.tensors import Array, Specs
 
-# what keeps NNCF, Olive and what they load from reporting to their makers
-SILENT = {"NNCF_CI": "1", "OLIVE_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+# what keeps Olive and what it loads from reporting to their makers
+SILENT = {"OLIVE_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
 OURS = "optimize"  # with its targets behind it where they are several
 
 
@@ -103,6 +104,7 @@ def prepared(peer: str, task: Mapping[str, Any], settings: Mapping[str, Any]) ->
     from runtime.listing import get
 
     os.environ.update(SILENT)
+    silence()
     given = Task(**task)
     Path(given.out).mkdir(parents=True, exist_ok=True)
     ways = get(__name__, peer, "peer").prepare(given, **settings)

@@ -1,7 +1,6 @@
 """NNCF's post-training quantization of an ONNX graph, told the target's scheme."""
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SILENT = {"NNCF_CI": "1"}  # it reports to its maker unless this is there before it loads
 _NORMS = {"LayerNormalization", "Softmax"}
 
 
@@ -38,7 +36,7 @@ def quantize(proto: Any, model: OnnxModel, context: Context, settings: "Step", k
         EngineMissing: NNCF is not installed.
         StepError: it refuses the model.
     """
-    nncf = _silenced()
+    nncf: Any = library("nncf", "optimize")
     advanced: Any = library("nncf.quantization.advanced_parameters", "optimize")
     scheme = context.scheme
     symmetry = {True: advanced.QuantizationMode.SYMMETRIC, False: advanced.QuantizationMode.ASYMMETRIC}
@@ -90,7 +88,7 @@ def compress(
         EngineMissing: NNCF is not installed.
         StepError: it refuses the model.
     """
-    nncf = _silenced()
+    nncf: Any = library("nncf", "optimize")
     mode = nncf.CompressWeightsMode.INT4_SYM if symmetric else nncf.CompressWeightsMode.INT4_ASYM
     data = nncf.Dataset(_Passes(model, context, settings.samples))
     try:
@@ -101,12 +99,6 @@ def compress(
     except Exception as error:  # its own errors share no base
         log.exception("NNCF failed")
         raise StepError(f"NNCF failed: {type(error).__name__}: {error}") from error
-
-
-def _silenced() -> Any:
-    for name, value in SILENT.items():
-        os.environ.setdefault(name, value)
-    return library("nncf", "optimize")
 
 
 def _copied(proto: Any) -> Any:

@@ -14,6 +14,7 @@ Options are a flat table of JSON values; what an engine does not know it refuses
 
 import importlib
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ Options = Mapping[str, Any]
 # ONNX Runtime from 1.29 on reports to its maker, and writes an identifier into the home, unless this is there before it
 # loads (its pull request 27379).
 SILENT = {"ORT_DISABLE_TELEMETRY": "1"}
+# OpenVINO, as soon as it is imported, and NNCF report to their maker by it, and do without where there is none
+REPORTER = "openvino_telemetry"
 
 
 class Session(Protocol):
@@ -103,8 +106,7 @@ def library(module: str, extra: str) -> ModuleType:
     Raises:
         EngineMissing: it is not installed, or does not load; the message names the extra.
     """
-    for name, value in SILENT.items():
-        os.environ.setdefault(name, value)
+    silence()
     try:
         with warnings.catch_warnings():  # of their own insides
             warnings.simplefilter("ignore")
@@ -113,6 +115,13 @@ def library(module: str, extra: str) -> ModuleType:
         gone = isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}.")
         what = "is not installed" if gone else f"does not load ({error})"
         raise EngineMissing(f"{module} {what}: pip install 'edge-optimize[{extra}]'") from error
+
+
+def silence() -> None:
+    """Let no library that is imported from now on tell anybody that it is used."""
+    for name, value in SILENT.items():
+        os.environ.setdefault(name, value)
+    sys.modules[REPORTER] = None  # type: ignore[assignment]  # as Python has it of what is not to be imported
 
 
 def check_options(engine: str, options: Options, known: Mapping[str, type]) -> None:

@@ -34,6 +34,9 @@ _NAMES = {"u8": "int8", "i8": "int8", "u4": "int4", "i4": "int4"}
 _MOVES = {"Input", "Output", "Reorder", "Const", "Reshape", "Transpose", "MemoryInput", "MemoryOutput", "ShapeOf"}
 
 
+CONVERTER = "openvino.tools.ovc"  # the most of what importing OpenVINO takes, and nothing that runs a model calls it
+
+
 class OpenVinoSession:
     """A compiled model with an inference request for each call that is under way.
 
@@ -45,7 +48,7 @@ class OpenVinoSession:
         sizes: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
         limit(options)
-        ov = library("openvino", "openvino")
+        ov = _library()
         try:
             core = ov.Core()
             if "weights" in files:
@@ -115,7 +118,7 @@ class OpenVinoSession:
 
     def inside(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
         """A request whose tensors are set already; see `runtime.engines.Session`."""
-        ov = library("openvino", "openvino")
+        ov = _library()
         request = self._compiled.create_infer_request()
         try:
             for name, value in feeds.items():
@@ -195,7 +198,7 @@ class SizedSession:
 
 def facts() -> dict[str, str]:
     """The library's version; raises EngineMissing."""
-    return {"version": str(library("openvino", "openvino").__version__)}
+    return {"version": str(_library().__version__)}
 
 
 def needs(options: Options) -> dict[str, dict[str, Any]]:
@@ -222,13 +225,32 @@ def open(files: Mapping[str, Path], specs: Specs, host: Host, options: Options) 
 def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
     """Convert an ONNX file to OpenVINO's IR, weights in their own precision, and see that the CPU takes it."""
     _check(options)
-    ov = library("openvino", "openvino")
+    ov = _library()
     try:
         model = ov.Core().read_model(str(onnx))
         ov.save_model(model, str(out / "model.xml"), compress_to_fp16=False)
     except RuntimeError as error:
         raise EngineError(f"OpenVINO cannot convert {onnx.name}: {_reason(error)}") from error
     return {"model": out / "model.xml", "weights": out / "model.bin"}
+
+
+def _library() -> Any:
+    """OpenVINO without its converter, which is imported where `openvino.convert_model` is asked for in this process."""
+    if "openvino" in sys.modules:
+        return library("openvino", "openvino")
+    sys.modules[CONVERTER] = None  # type: ignore[assignment]  # it does without, as where it is not installed
+    try:
+        ov = library("openvino", "openvino")
+    finally:
+        sys.modules.pop(CONVERTER, None)
+    vars(ov).setdefault("__getattr__", _converter)
+    return ov
+
+
+def _converter(name: str) -> Any:
+    if name != "convert_model":
+        raise AttributeError(f"module 'openvino' has no attribute '{name}'")
+    return library(CONVERTER, "openvino").convert_model
 
 
 def _check(options: Options) -> None:

@@ -1,5 +1,7 @@
 """What only OpenVINO has here: kernels of an older processor, devices, streams."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +135,19 @@ def test_a_model_for_fixed_sizes_alone_loads_nothing_else(tiny_onnx, tiny_data):
 def test_fixed_sizes_are_whole_numbers(tiny_onnx, fixed):
     with pytest.raises(InputError, match=r"option 'fixed' of openvino is .*; it takes axes with a size each"):
         ENGINE.open({"model": tiny_onnx}, SPECS, host.facts(), {"fixed": fixed})
+
+
+def test_its_converter_is_not_imported_with_it_and_is_there_for_whom_asks():
+    code = """
+import sys
+from runtime import engines
+engines.get("openvino").facts()
+import openvino
+assert not any(name.startswith(("openvino.tools.ovc", "urllib.request")) for name in sys.modules)
+assert not hasattr(openvino, "no_such_name")
+from openvino.tools.ovc import convert_model
+assert openvino.convert_model is convert_model
+assert engines.get("openvino").facts()["version"]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
