@@ -13,6 +13,7 @@ import numpy as np
 from optimize.data import Split
 from optimize.models import OnnxModel
 from optimize.report import LayerNoise
+from optimize.steps._graph import converted, opset_of
 from optimize.steps._probes import Probes
 from runtime.errors import StepError
 
@@ -39,7 +40,9 @@ def by_layer(before: OnnxModel, after: OnnxModel, split: Split, samples: int, fo
     from onnx import compose
 
     first, second = onnx.load(before.path), onnx.load(after.path)
-    inputs = {value.name for value in first.graph.input}
+    if opset_of(first) < opset_of(second):  # it was raised before it was rounded
+        first = converted(first, opset_of(second))
+    inputs = {value.name for value in first.graph.input} - {tensor.name for tensor in first.graph.initializer}
     second = compose.add_prefix(second, AFTER, rename_inputs=False)
     known = {name for node in second.graph.node for name in node.output}
     joined = onnx.ModelProto()

@@ -25,6 +25,17 @@ def raised(proto: Any, model: OnnxModel, context: Context, opset: int) -> Any:
     Raises:
         StepError: an op of it has no way there.
     """
+    before = opset_of(proto)
+    found = converted(proto, opset)
+    check_equal(write_onnx(found, context.folder / "raised.onnx"), judge(model), context, RAISED_ERROR)
+    for part in context.folder.glob("raised.onnx*"):
+        part.unlink()
+    context.notes.append(f"raised from opset {before} to {opset}")
+    return found
+
+
+def converted(proto: Any, opset: int) -> Any:
+    """A graph in another opset, not checked; raises StepError where an op of it has no way there."""
     from onnx import version_converter
 
     before = opset_of(proto)
@@ -34,10 +45,6 @@ def raised(proto: Any, model: OnnxModel, context: Context, opset: int) -> Any:
     except Exception as error:  # it raises whatever the first op that it cannot convert raises
         raise StepError(f"onnx cannot raise the model from opset {before} to {opset}: {error}") from error
     found.ir_version = max(found.ir_version, 9)  # the first that knows these opsets
-    check_equal(write_onnx(found, context.folder / "raised.onnx"), judge(model), context, RAISED_ERROR)
-    for part in context.folder.glob("raised.onnx*"):
-        part.unlink()
-    context.notes.append(f"raised from opset {before} to {opset}")
     return found
 
 

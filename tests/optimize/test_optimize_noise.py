@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 import targets
 from optimize.models import read_onnx
@@ -88,3 +88,25 @@ def test_graphs_that_do_not_run_together_are_said(tiny_onnx, image_context, tmp_
     onnx.save(model, tmp_path / "older.onnx")
     with pytest.raises(StepError, match="opset"):
         by_layer(read_onnx(tiny_onnx), read_onnx(tmp_path / "older.onnx"), image_context().calibrate, 8, tmp_path)
+
+
+@pytest.mark.parametrize("ir_version", [3, 8])
+def test_an_older_graph_is_compared_with_what_was_raised_before_it_was_rounded(ir_version, make_context, tmp_path):
+    """Of the oldest, weights are inputs of the graph too."""
+    random = np.random.default_rng(0)
+    ends = [helper.make_tensor_value_info(name, 1, ["batch", 2, 4, 4]) for name in "xy"]
+    weights = [
+        numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("w", (2, 2, 1, 1)), ("b", (2,)))
+    ]
+    also = [helper.make_tensor_value_info(one.name, 1, list(one.dims)) for one in weights] if ir_version < 4 else []
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv"), helper.make_node("Relu", ["c"], ["y"], "relu")]
+    graph = helper.make_graph(nodes, "old", [ends[0], *also], ends[1:], weights)
+    file = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 8)], ir_version=ir_version)
+    onnx.save(file, tmp_path / "old.onnx")
+    context = make_context({"x": random.standard_normal((16, 2, 4, 4)).astype(np.float32)})
+    model = read_onnx(tmp_path / "old.onnx")
+    after = get("quantize_static")()(model, context)
+    found = by_layer(model, after, context.calibrate, 16, tmp_path)
+    assert [layer.name for layer in found] == ["conv", "relu"] and found[0].before_db == LARGEST_DB
+    assert all(25 < layer.sqnr_db < 60 for layer in found)
