@@ -29,12 +29,10 @@ HINTS = ("latency", "throughput")
 ISAS = ("SSE41", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_BF16")
 # oneDNN reads it once, when it computes first; its kernels then are those of an older processor
 ISA = "ONEDNN_MAX_CPU_ISA"
+CONVERTER = "openvino.tools.ovc"  # the most of what importing OpenVINO takes, and nothing that runs a model calls it
 
 _NAMES = {"u8": "int8", "i8": "int8", "u4": "int4", "i4": "int4"}
 _MOVES = {"Input", "Output", "Reorder", "Const", "Reshape", "Transpose", "MemoryInput", "MemoryOutput", "ShapeOf"}
-
-
-CONVERTER = "openvino.tools.ovc"  # the most of what importing OpenVINO takes, and nothing that runs a model calls it
 
 
 class OpenVinoSession:
