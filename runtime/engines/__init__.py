@@ -121,7 +121,8 @@ def silence() -> None:
     """Let no library that is imported from now on tell anybody that it is used."""
     for name, value in SILENT.items():
         os.environ.setdefault(name, value)
-    sys.modules[REPORTER] = None  # type: ignore[assignment]  # as Python has it of what is not to be imported
+    loaded: dict[str, Any] = sys.modules
+    loaded[REPORTER] = None  # as Python has it of what is not to be imported
 
 
 def check_options(engine: str, options: Options, known: Mapping[str, type]) -> None:

@@ -234,13 +234,14 @@ def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
 
 def _library() -> Any:
     """OpenVINO without its converter, which is imported where `openvino.convert_model` is asked for in this process."""
-    if "openvino" in sys.modules:
+    loaded: dict[str, Any] = sys.modules
+    if "openvino" in loaded:
         return library("openvino", "openvino")
-    sys.modules[CONVERTER] = None  # type: ignore[assignment]  # it does without, as where it is not installed
+    loaded[CONVERTER] = None  # OpenVINO does without, as where it is not installed
     try:
         ov = library("openvino", "openvino")
     finally:
-        sys.modules.pop(CONVERTER, None)
+        loaded.pop(CONVERTER, None)
     vars(ov).setdefault("__getattr__", _converter)
     return ov
 
