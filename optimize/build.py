@@ -210,7 +210,7 @@ class Builder:
                 out = room / "result"
                 shutil.rmtree(out, ignore_errors=True)
                 files = contender.call(
-                    "runtime.worker:compile_engine", self._log, **self._limits,
+                    "runtime.worker:compile_engine", self._log, **self._limits, modules=engines.get(engine).FORKABLE,
                     engine=engine, onnx=str(model.path), out=str(out), options=options,
                 )  # fmt: skip
                 roles = {role: Path(file).relative_to(out).as_posix() for role, file in files.items()}
@@ -373,7 +373,10 @@ def _contender(
 ) -> Contender:  # fmt: skip
     arguments = {"engine": engine, "files": dict(files), "specs": model.specs.to_json(), "options": dict(options)}
     streaming = Streaming(states, model.specs.inputs) if states else None
-    return Contender(name, "runtime.worker:open_engine", arguments, takes=model.specs.inputs, streaming=streaming)
+    return Contender(
+        name, "runtime.worker:open_engine", arguments,
+        takes=model.specs.inputs, streaming=streaming, modules=engines.get(engine).FORKABLE,
+    )  # fmt: skip
 
 
 def _disagrees(

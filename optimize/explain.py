@@ -20,7 +20,7 @@ from optimize.progress import Progress
 from optimize.report import Explained, LayerTime, words
 from optimize.subject import read_data
 from runtime import bundle as bundles
-from runtime import contender, loading
+from runtime import contender, engines, loading
 from runtime.bundle import Bundle, EngineEntry
 from runtime.errors import Error, WorkError
 from runtime.host import facts
@@ -139,7 +139,8 @@ def explained(
     )  # fmt: skip
     try:
         with _stored(feeds) as stored:
-            done = contender.call("optimize.peak:work", limit_s=LIMIT_S, onnx=str(onnx), **stored)
+            modules = engines.get("onnxruntime").FORKABLE
+            done = contender.call("optimize.peak:work", limit_s=LIMIT_S, modules=modules, onnx=str(onnx), **stored)
         peaks = _peaks(engine, options.get("threads") or facts().cores)
     except Error as error:  # the profile is not lost with it
         return found.model_copy(update={"unreached": str(error)})
@@ -234,7 +235,8 @@ def profile(
     """
     with _stored(feeds) as stored:
         found = contender.call(
-            "optimize.profiles:profiled", None, limit_s=LIMIT_S, engine=engine, options=dict(options), calls=CALLS,
+            "optimize.profiles:profiled", limit_s=LIMIT_S, modules=engines.get(engine).FORKABLE,
+            engine=engine, options=dict(options), calls=CALLS,
             files={role: str(path) for role, path in files.items()}, **stored,
         )  # fmt: skip
     return [Layer(**{**one, "origin": tuple(one["origin"])}) for one in found]

@@ -17,7 +17,7 @@ from optimize.sources import UNKNOWN, Meaning, ModelSpec
 from optimize.subject import read_data
 from optimize.tables import allowed_drop
 from runtime import bundle as bundles
-from runtime import loading
+from runtime import engines, loading
 from runtime.contender import Contender
 from runtime.errors import InputError
 from runtime.listing import unknown
@@ -73,18 +73,20 @@ def recheck(
         asked = report.recipe
         meaning = meaning if report.data.labels else Meaning(agreement=report.data.metric)
     plain = next(entry for entry in loading.considered(bundle) if entry not in bundle.engines)
-    names = [plain.name, *(entry.name for entry in bundle.engines)]
     opener, arguments = "runtime.worker:open_bundle", {"path": _absolute(place)}
     streaming = check_states(bundle.states, bundle.specs)
     found = [
         Contestant(
-            Contender(name, opener, {**arguments, "engine": name}, streaming=streaming),
+            Contender(
+                entry.name, opener, {**arguments, "engine": entry.name},
+                streaming=streaming, modules=engines.get(entry.engine).FORKABLE,
+            ),
             inputs,
             bundle.pre_here(),
             meaning,
         )
-        for name in names
-    ]
+        for entry in (plain, *bundle.engines)
+    ]  # fmt: skip
     known = asked.get("data", {})
     limit = max_drop or asked.get("constraints", {}).get("max_drop") or "1pp"
     return judged(found, data, metric or known.get("metric"), better or known.get("better"), str(limit), split)

@@ -18,6 +18,7 @@ from optimize.folder import warnings_to_log
 from optimize.losses import Targets, loss, score, score_in_words
 from optimize.sources.torch import named_outputs, tensors
 from optimize.steps import name_of
+from runtime import host
 from runtime.errors import InputError
 from runtime.tensors import Array, TensorSpec
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 Augment = Callable[[dict[str, Array], np.random.Generator], Mapping[str, Array]]
 ROLLBACKS = 3  # after so many it is not the learning rate
 JUDGE_BATCH = 256
+BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # instruction sets of processors
 ONECYCLE_UP, ONECYCLE_START = 0.3, 0.04  # the shares of Smith's schedule (arXiv:1708.07120) as torch has them
 
 
@@ -107,6 +109,7 @@ class _Training:
         self.accelerator = Accelerator()
         self.device = self.accelerator.device
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _has_bf16(self.device.type))
         self.module = module.to(self.device)
         self.module.requires_grad_(True)
         self._lay_out()
@@ -240,7 +243,7 @@ class _Training:
         """In the precision of the settings; losses are reckoned in fp32."""
         import torch
 
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             outputs = named_outputs(module(*arguments))
         return {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in outputs.items()}
 
@@ -324,12 +327,24 @@ class _Training:
 
     def _summary(self, at: Progress) -> str:
         words = f"{self.name}: {at.epoch} passes of {self.steps} steps in {at.seconds:.0f} s on {self.device.type}"
+        if self.settings.precision != "fp32":
+            words += " in bf16" if self.bf16 else ", in fp32 since it has no instructions for bf16"
+            words += "" if not self.bf16 or _has_bf16(self.device.type) else ", for which it has no instructions"
         if self.world > 1:
             words += f" in {self.world} processes"
         if not at.score:
             return f"{words}; the last weights were kept"
         which = f"best after pass {at.score_epoch}" if at.score_epoch else "no pass was better, nothing was changed"
         return f"{words}; validate {score_in_words(at.first)} before, {score_in_words(at.score)} now, {which}"
+
+
+def _has_bf16(device: str) -> bool:
+    """Whether it has instructions for bf16; a processor without takes ten times as long in it as in fp32, and more."""
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(BF16 & set(host.facts(gpus=False).instruction_sets)) if device == "cpu" else False
 
 
 def rate(settings: "Step", share: float) -> float:

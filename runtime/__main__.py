@@ -120,10 +120,14 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
     usable = [name for name, row in _check(options)["engines"].items() if row["runs_here"]]
     base = next((name for name in usable if name.startswith("fallback")), usable[0])
     names = [base, *(name for name in usable if not name.startswith("fallback"))]
+    kinds = {entry.name: entry.engine for entry in loading.considered(bundle)}
     contenders = [
-        Contender(name, "runtime.worker:open_bundle", {"path": str(bundle.path.resolve()), "engine": name})
+        Contender(
+            name, "runtime.worker:open_bundle", {"path": str(bundle.path.resolve()), "engine": name},
+            modules=engines.get(kinds[name]).FORKABLE,
+        )
         for name in dict.fromkeys(names)
-    ]
+    ]  # fmt: skip
     found = measure(contenders, feeds, budget_s=options.budget, progress=_progress)
     rows: dict[str, Any] = {}
     for name in names:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
-from runtime import errors, wire
+from runtime import errors, forkserver, wire
 from runtime.decoding import Decoding
 from runtime.errors import EngineError
 from runtime.streaming import Streaming
@@ -32,6 +32,7 @@ class Contender:
         takes: its inputs, where it takes pictures of which the others get what was made.
         decoding: what becomes of its raw outputs, outside the time that is measured, so that they can be compared.
         streaming: its states, in its own names; a recording, whose feeds lack them, it then runs step by step.
+        modules: what it imports, where its process may be forked from one that has; else that is started anew.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Contender:
     takes: tuple[TensorSpec, ...] = ()
     decoding: Decoding | None = None
     streaming: Streaming | None = None
+    modules: tuple[str, ...] = ()
 
     def given(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Its own form of what all are given."""
@@ -70,27 +72,17 @@ class Worker:
     stages: Mapping[str, float] = MappingProxyType({})
 
     def __init__(
-        self, name: str = "worker", log: Path | None = None, limit_s: float = LIMIT_S, memory_bytes: int = 0
+        self,
+        name: str = "worker",
+        log: Path | None = None,
+        limit_s: float = LIMIT_S,
+        memory_bytes: int = 0,
+        modules: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self._contender: Contender | None = None
         self._limit_s = limit_s
-        with (log or Path(os.devnull)).open("ab") as chatter:
-            self._process = subprocess.Popen(
-                # -P: no folder of the user's before ours on sys.path, so that no `types.py` of theirs is ours
-                [
-                    sys.executable,
-                    *(["-P"] if sys.version_info >= (3, 11) else []),
-                    "-m",
-                    "runtime.worker",
-                    str(memory_bytes),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=chatter,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
-                start_new_session=True,  # Ctrl-C reaches the parent, which ends the worker in its own order
-            )
+        self._process = _process(log or Path(os.devnull), limit_s, memory_bytes, modules)
 
     @classmethod
     def start(
@@ -103,7 +95,7 @@ class Worker:
     ) -> "Worker":
         """Start a process, load the contender and make the first call, all on the clock."""
         started = time.perf_counter()
-        worker = cls(contender.name, log, limit_s, memory_bytes)
+        worker = cls(contender.name, log, limit_s, memory_bytes, contender.modules)
         try:
             worker.open(contender, feeds)
         except BaseException:
@@ -218,10 +210,15 @@ class Worker:
 
 
 def call(
-    function: str, log: Path | None = None, limit_s: float = 3600.0, memory_bytes: int = 0, **arguments: Any
+    function: str,
+    log: Path | None = None,
+    limit_s: float = 3600.0,
+    memory_bytes: int = 0,
+    modules: tuple[str, ...] = (),
+    **arguments: Any,
 ) -> Any:
     """Run a function of JSON values in a process of its own, so that a vendor's crash ends that process only."""
-    with Worker(function, log, limit_s, memory_bytes) as worker:
+    with Worker(function, log, limit_s, memory_bytes, modules) as worker:
         return worker.call(function, **arguments)
 
 
@@ -256,6 +253,29 @@ def cpu_seconds(pid: int) -> float:
     except psutil.Error as error:
         raise LookupError(f"no process {pid}") from error
     return float(times.user + times.system)
+
+
+def _process(
+    log: Path, limit_s: float, memory_bytes: int, modules: tuple[str, ...]
+) -> "subprocess.Popen[bytes] | forkserver.Forked":
+    """A process that serves: forked from one that has the modules, or started anew."""
+    # -P: no folder of the user's before ours on sys.path, so that no `types.py` of theirs is ours
+    command = [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), "-m"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())}
+    with log.open("ab") as chatter:
+        if server := forkserver.get(modules, command, env, log):
+            try:
+                return server.fork(chatter, memory_bytes, limit_s)
+            except OSError:  # it has ended: so may what is started anew, which then says so itself
+                pass
+        return subprocess.Popen(
+            [*command, "runtime.worker", str(memory_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=chatter,
+            env=env,
+            start_new_session=True,  # Ctrl-C reaches the parent, which ends the worker in its own order
+        )
 
 
 def _import_path() -> list[str]:

@@ -37,7 +37,7 @@ class Trace:
     Attributes:
         rounds: nanoseconds of each call, an array a round.
         inside: likewise of the engine's own part, without the copies around it; empty where there is no such part.
-        cold_start_ms: process start, import, load and first call, a number a round.
+        cold_start_ms: process start, import, load and first call, a number a process that was started anew.
         peak_memory_bytes: largest resident memory of its process, over the rounds.
         threads: that truly ran.
     """
@@ -147,13 +147,16 @@ def measure(
             expected = max(done + 1, int(done * budget_s / max(clock() - begun, 1e-9)))
         progress(done, expected, f"round {done + 1}")
         order = [str(name) for name in random.permutation(list(alive))]
-        found, errors, still = _round(alive, order, feeds, log, start, clock, sleep)
+        # the first round's are started anew: their cold start is on the clock
+        started = alive if done else {name: replace(one, modules=()) for name, one in alive.items()}
+        found, errors, still = _round(started, order, feeds, log, start, clock, sleep)
         for name, reason in errors.items():
             if alive.pop(name).name == base.name:
                 raise WorkError(f"{base.name}, with which the others are compared, failed: {reason}")
             failed[name] = reason
         for name in alive:
-            traces[name] = _append(traces[name], found[name])
+            seen = replace(found[name], cold_start_ms=()) if done and alive[name].modules else found[name]
+            traces[name] = _append(traces[name], seen)
         done, restless = done + 1, restless + still.count(False)
         quiet = "fixed pause" if None in still else quiet
         kept = {name: traces[name] for name in alive}

@@ -5,6 +5,7 @@ They are found by listing folders, so a new one is tested by being there.
 
 import inspect
 import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -310,6 +311,32 @@ def test_a_call_of_a_closed_engine_is_an_error(name, opened, tiny_data):
     with pytest.raises(EngineError):
         session.run({"image": tiny_data[0][:1]})
     session.close()  # again, to no harm
+
+
+FORKABLE = [("runtime.engines", name) for name in ENGINES] + [("optimize.sources", name) for name in SOURCES]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+@pytest.mark.parametrize(("package", "name"), FORKABLE)
+def test_what_is_imported_before_processes_are_forked_starts_no_thread(package, name):
+    """But for those of OpenBLAS, which are left out here, and of pyarrow's jemalloc: both know of forks."""
+    if package == "optimize.sources":
+        pytest.importorskip("pydantic", reason=NEEDS_OPTIMIZE)
+    modules = getattr(listing.get(package, name, package), "FORKABLE", ())
+    code = f"""
+from pathlib import Path
+from runtime import engines
+from runtime.forkserver import imported
+engines.silence()
+imported({modules!r})
+threads = [name.read_text().strip() for name in Path("/proc/self/task").glob("[0-9]*/comm")]
+print([name for name in threads if name != "jemalloc_bg_thd"][1:])
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_engines_and_targets_without_their_libraries_say_what_to_install():

@@ -2,6 +2,7 @@
 
     GIVES            what its models are to steps: TorchModel or OnnxModel
     HUB              (where it is so) a name that is no path may be a model elsewhere
+    FORKABLE         (where it bears a fork) what its process imports, as `runtime.forkserver` takes it
     claims(place)    whether this looks like a model of this framework
     load(spec)       -> Original
 
@@ -54,7 +55,8 @@ class ModelSpec:
         """The original as one more contender, in a process of its own."""
         plain = {**asdict(self), "inputs": [spec.to_json() for spec in self.inputs]}
         streaming = Streaming(self.states, self.inputs) if self.states else None
-        return Contender(name, "optimize.sources:open_original", {"spec": plain}, streaming=streaming)
+        modules = getattr(listing.get(__name__, self.source, "source"), "FORKABLE", ())
+        return Contender(name, "optimize.sources:open_original", {"spec": plain}, streaming=streaming, modules=modules)
 
 
 @dataclass(frozen=True)

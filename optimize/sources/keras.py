@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 GIVES = OnnxModel
+FORKABLE = ("optimize.sources.keras", "torch")
 OLD = (".h5", ".hdf5")
 VERSIONS = ("keras", "torch", "onnx", "onnxscript")
 

@@ -32,6 +32,7 @@ _DOMAINS = {
 }  # fmt: skip
 
 GIVES = OnnxModel
+FORKABLE = ("optimize.sources.onnx", "onnx", "onnxruntime")
 
 
 def claims(place: str) -> bool:

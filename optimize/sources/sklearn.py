@@ -28,6 +28,7 @@ from runtime.errors import EngineError, EngineMissing, InputError
 from runtime.tensors import Array, TensorSpec
 
 GIVES = OnnxModel
+FORKABLE = ("optimize.sources.sklearn", "skl2onnx", "skops.io")
 PICKLES = (".pkl", ".pickle", ".joblib")
 OPSETS = {"": OPSET, "ai.onnx.ml": 3}  # the latter's newest has another op for trees, which few engines know
 OUTPUT = "output"

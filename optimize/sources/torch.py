@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 GIVES = TorchModel
+FORKABLE = ("optimize.sources.torch", "torch")
 SHOWN = 5  # keys that differ, in a message
 _NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights
 

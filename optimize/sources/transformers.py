@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GIVES = TorchModel
 HUB = True
+FORKABLE = ("optimize.sources.transformers", "torch", "transformers.modeling_utils")
 CONFIG = "config.json"
 # task: transformers' class, its table of architectures, which of the outputs are taken, and what holds them against the
 # original's; the first that has it, since BART, say, is a masked language model too

@@ -41,6 +41,7 @@ class Step(Settings):
         distill: weight of the unpruned model's answers, 1 minus it of the labels; without labels it is all.
         temperature: of the softmax that is compared.
         precision: of the arithmetic; weights, norms' statistics and losses stay in fp32, and validate is judged in it.
+            `auto` is bf16 where the GPU or the processor has instructions for it; without, it takes many times as long.
         augment: file.py:function(arrays by input name, numpy.random.Generator) -> arrays; relative to the recipe.
         patience: passes without a better result on validate after which to stop.
         seed: of the order, of dropout and of the augmentation.
@@ -60,7 +61,7 @@ class Step(Settings):
     ema: float = Field(default=0.0, ge=0, lt=1)
     distill: float = Field(default=0.5, ge=0, le=1)
     temperature: float = Field(default=4.0, gt=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
     augment: str | None = None
     patience: int | None = Field(default=None, ge=1)
     seed: int = 0

@@ -6,6 +6,8 @@
     facts()                               -> its version here, and of a GPU's what `fitness.FACTS` has
     needs(options)                        -> of these, what a file compiled here takes elsewhere
     LOCAL                                 options of one machine: none is put into a bundle, nor taken from one
+    FORKABLE                              what `open` imports, as `runtime.forkserver` takes it; nothing where that
+                                          starts threads or opens a device, which do not bear a fork
     open(files, specs, host, options)     -> Session
     compile(onnx, out, options)           -> the engine's files by role
 
@@ -72,6 +74,7 @@ class Engine(Protocol):
     TOLERANCE: Mapping[str, float]
     OPTIONS: Mapping[str, type]
     LOCAL: frozenset[str]
+    FORKABLE: tuple[str, ...]
 
     def facts(self) -> dict[str, str]:
         """What the library is here: `version`, and for GPUs more of `fitness.FACTS`; raises EngineMissing."""

@@ -8,12 +8,14 @@ import contextlib
 import json
 import logging
 import re
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from threading import Lock
+from types import ModuleType
 from typing import Any
 from weakref import WeakSet
 
@@ -28,7 +30,9 @@ from runtime.tensors import Array, Specs
 DISTRIBUTION = "executorch"
 TOLERANCE = {"f32": 1e-3, "int8": 0.3}
 LOCAL = frozenset[str]()
+FORKABLE = ("runtime.engines.executorch:_library",)
 OPTIONS: dict[str, type] = {"threads": int, "profiles": dict}
+COMPILER, PORTABLE = "executorch.exir", "executorch.extension.pybindings.portable_lib"
 LARGEST = 16  # of an axis that nobody limited; memory is laid out for it
 
 # what moves or rounds numbers, and so says nothing of the format that is computed in
@@ -48,10 +52,7 @@ class ExecuTorchSession:
     """A program and its method; one call at a time in a process, with the threads that this session was asked for."""
 
     def __init__(self, files: Mapping[str, Path], specs: Specs, options: Options, cores: int) -> None:
-        self._torch = library("torch", "executorch")
-        self._library = library("executorch.extension.pybindings.portable_lib", "executorch")
-        library("executorch.kernels.quantized", "executorch")  # registers kernels for Q/DQ outside of XNNPACK
-
+        self._torch, self._library = library("torch", "executorch"), _library()
         self.threads = options.get("threads") or cores
         self._name, self._method = files["model"].name, None
         try:
@@ -157,6 +158,21 @@ def compile(onnx: Path, out: Path, options: Options) -> dict[str, Path]:
     (out / "model.pte").write_bytes(program)
     (out / "ports.json").write_text(json.dumps(ports, indent=1) + "\n", encoding="utf-8")
     return {"model": out / "model.pte", "ports": out / "ports.json"}
+
+
+def _library() -> Any:
+    """What loads and runs programs; of the compiler it imports one warning, and with it would the whole compiler be."""
+    loaded: dict[str, Any] = sys.modules
+    if COMPILER not in loaded:
+        compiler = ModuleType(COMPILER)
+        compiler.__path__ = [str(Path(place) / "exir") for place in library("executorch", "executorch").__path__]
+        loaded[COMPILER] = compiler
+        try:
+            library(PORTABLE, "executorch")
+        finally:
+            del loaded[COMPILER]  # whoever asks for it gets all of it
+    library("executorch.kernels.quantized", "executorch")  # registers kernels for Q/DQ outside of XNNPACK
+    return library(PORTABLE, "executorch")
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from runtime.tensors import Array, Specs
 DISTRIBUTION = "onnxruntime"
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "int8": 0.3}
 LOCAL = frozenset[str]()
+FORKABLE = ("onnxruntime",)
 OPTIONS: dict[str, type] = {
     "threads": int, "spinning": bool, "fuse": bool, "graph": str, "providers": list, "allow_fallback": bool,
 }  # fmt: skip

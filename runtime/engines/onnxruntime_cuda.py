@@ -20,6 +20,7 @@ from runtime.tensors import Specs
 DISTRIBUTION = "onnxruntime-gpu"
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "int8": 0.3}
 LOCAL = frozenset[str]()
+FORKABLE = tuple[str, ...]()  # a process that has a GPU open does not bear a fork
 OPTIONS: dict[str, type] = {"tf32": bool, "search": str, "allow_fallback": bool}
 SEARCHES = ("exhaustive", "heuristic")  # cuDNN's algorithms, timed or guessed
 

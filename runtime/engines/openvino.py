@@ -20,6 +20,7 @@ DISTRIBUTION = "openvino"
 # what multiplies by weights of 4 bits rounds its other factor in the call, as it does with those of 8
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 0.3, "int8": 0.3, "int4": 0.3}
 LOCAL = frozenset({"isa"})
+FORKABLE = ("runtime.engines.openvino:_library",)
 OPTIONS: dict[str, type] = {
     "threads": int, "precision": str, "hint": str, "streams": int, "device": str, "cache": bool, "isa": str,
     "fixed": dict,
@@ -29,6 +30,7 @@ HINTS = ("latency", "throughput")
 ISAS = ("SSE41", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_BF16")
 # oneDNN reads it once, when it computes first; its kernels then are those of an older processor
 ISA = "ONEDNN_MAX_CPU_ISA"
+KERNELS = "openvino_intel_cpu_plugin"
 CONVERTER = "openvino.tools.ovc"  # the most of what importing OpenVINO takes, and nothing that runs a model calls it
 
 _NAMES = {"u8": "int8", "i8": "int8", "u4": "int4", "i4": "int4"}
@@ -286,9 +288,19 @@ def limit(options: Options) -> None:
     asked = options.get("isa")
     if asked is None or os.environ.get(ISA) == asked:
         return
-    if "openvino" in sys.modules:
+    if _has_kernels():
         raise EngineError(f"OpenVINO is loaded in this process already, and cannot be limited to {asked} any more.")
     os.environ[ISA] = asked
+
+
+def _has_kernels() -> bool:
+    """Whether the part that computes is loaded, which comes with the first model, not with the import."""
+    if "openvino" not in sys.modules:
+        return False
+    try:
+        return KERNELS in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux, where it may be
+        return True
 
 
 def _device(core: Any, options: Options) -> str:

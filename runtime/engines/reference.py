@@ -14,6 +14,7 @@ from runtime.tensors import Array, Specs
 DISTRIBUTION = "onnx"
 TOLERANCE = {"f32": 1e-3, "f16": 2e-2, "bf16": 0.3, "int8": 0.3}
 LOCAL = frozenset[str]()
+FORKABLE = ("onnx.reference",)
 OPTIONS: dict[str, type] = {}
 # ops that it computes as from this opset on, or has from there on only
 SINCE = {"DequantizeLinear": 19, "Softmax": 13, "LogSoftmax": 13, "Hardmax": 13}

@@ -30,6 +30,7 @@ DISTRIBUTION = "tensorrt"
 TOLERANCE = {"f32": 5e-3, "f16": 2e-2, "bf16": 0.3, "int8": 0.3, "fp8": 0.3}
 # `profiles`: input name -> {"min": shape, "opt": shape, "max": shape}, for inputs with dynamic axes
 LOCAL = frozenset({"timing_cache"})  # a path, which is written to
+FORKABLE = tuple[str, ...]()  # a process that has a GPU open does not bear a fork
 OPTIONS: dict[str, type] = {
     "profiles": dict, "sparsity": bool, "tf32": bool, "hardware_compatible": bool, "version_compatible": bool,
     "timing_cache": str, "cuda_graph": bool, "threads": int,

@@ -29,7 +29,7 @@ def archive(path, *names):
         (b"\x24\0\0\0ORTM\0\0", "in ONNX Runtime's own format.*give the \\.onnx file"),
         (b"\x10\0\0\0ET12\0\0", "an ExecuTorch program"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
-        (gzip.compress(b"model"), "compressed by gzip"),
+        (gzip.compress(b"model", mtime=0), "compressed by gzip"),
         (b"GGUF\x03\0\0\0", "a GGUF file"),
         (b"<?xml version='1.0'?><net name='m'>", "XML, OpenVINO's say"),
         (b"\x58\0\0\0\0\0\0\0" + b'{"w":{"dtype":"F32"}}', "a file of safetensors"),

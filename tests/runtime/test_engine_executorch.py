@@ -157,6 +157,21 @@ assert all(np.array_equal(answers[0], answer) for answer in answers)
     assert ended.returncode == 0, ended.stderr
 
 
+def test_running_does_not_import_the_compiler_and_leaves_it_whole():
+    """It takes four times as long as all else that a start imports."""
+    script = """
+import sys
+from runtime.engines import executorch
+executorch._library()
+assert not {"executorch.exir", "torchao", "onnx"} & set(sys.modules)
+assert executorch._library()._load_program
+from executorch.exir import to_edge_transform_and_lower
+assert executorch._library()._load_program
+"""
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_what_portable_kernels_compute_is_counted(tmp_path):
     node = helper.make_node("Erf", ["x"], ["y"])
     ports = [helper.make_tensor_value_info(name, 1, [2]) for name in "xy"]

@@ -37,6 +37,7 @@ class World:
     alive: dict = field(default_factory=dict)
     unrest: list = field(default_factory=list)
     slept: list = field(default_factory=list)
+    modules: list = field(default_factory=list)
 
     def clock(self) -> float:
         return self.now
@@ -47,6 +48,7 @@ class World:
 
     def start(self, contender, feeds, log):
         self.events.append(("start", contender.name))
+        self.modules.append(contender.modules)
         number = self.opened[contender.name]
         self.opened[contender.name] += 1
         self.fail(contender.name, "start", number)
@@ -270,6 +272,15 @@ def test_what_was_seen_is_kept():
     assert (found.base, found.twin, found.failed) == ("a", None, {})
     assert found.ratio("b").value == pytest.approx(3.0, rel=0.01)
     assert found.ratio("a", "b").value == pytest.approx(1 / 3, rel=0.01)
+
+
+def test_a_cold_start_is_that_of_a_process_started_anew():
+    world = World()
+    contenders = [Contender("a", "no:thing", modules=("library",)), Contender("b", "no:thing")]
+    found = measure(contenders, {}, rounds=3, twin=False, start=world.start, clock=world.clock, sleep=world.sleep)
+    assert world.modules[:2] == [(), ()]
+    assert sorted(world.modules[2:]) == [(), (), ("library",), ("library",)]
+    assert [found.traces[name].cold_start_ms for name in "ab"] == [(12.0,), (12.0,) * 3]
 
 
 def test_the_base_runs_against_itself():
