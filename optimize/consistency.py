@@ -19,7 +19,7 @@ from optimize.progress import Progress
 from optimize.subject import read_data
 from optimize.verify import judge
 from runtime import bundle as bundles
-from runtime import contender
+from runtime import contender, engines
 from runtime.bundle import sha256
 from runtime.contender import Contender, Worker
 from runtime.engines import relative_error
@@ -93,11 +93,12 @@ def _on(
         open_axes = {axis for spec in model.specs.inputs for axis in spec.shape if isinstance(axis, str)}
         sizes = {axis: {"min": 1, "best": max(size, 1), "max": max(size, 1)} for axis in open_axes}
         options |= {"profiles": target.profiles(model.specs, sizes)}
+    modules = engines.get(target.engine).FORKABLE
     try:
         builds = []
         for turn in range(2):
             files = contender.call(
-                "runtime.worker:compile_engine", log, engine=target.engine, onnx=str(model.path),
+                "runtime.worker:compile_engine", log, modules=modules, engine=target.engine, onnx=str(model.path),
                 out=str(folder / f"{name}-{turn}"), options=options,
             )  # fmt: skip
             builds.append({role: Path(file) for role, file in files.items()})
@@ -105,7 +106,7 @@ def _on(
             "engine": target.engine, "specs": model.specs.to_json(), "options": options,
             "files": {role: str(file) for role, file in builds[0].items()},
         }  # fmt: skip
-        opener = Contender(name, "runtime.worker:open_engine", arguments)
+        opener = Contender(name, "runtime.worker:open_engine", arguments, modules=modules)
         with Worker.start(opener, feeds, log) as worker:
             together = dict(worker.outputs)
             singly = _singly(worker.run, feeds, size) if size else together

@@ -86,7 +86,7 @@ def measured(
     open_batch = _open_batch(model, contender)
     known: dict[str, float] = {}
     found: dict[str, Latency] = {}
-    with tempfile.TemporaryDirectory() as folder, Worker("the layers", log) as worker:
+    with tempfile.TemporaryDirectory() as folder, Worker("the layers", log, modules=contender.modules) as worker:
         whole = _ms(worker, contender, feeds)
         for done, (name, layer) in enumerate(changed.items()):
             progress(done, len(changed), "layers at several widths")
@@ -116,7 +116,7 @@ def of_blocks(
     shapes, open_batch = _shapes(model, blocks, feeds), _open_batch(model, contender)
     known: dict[str, float] = {}
     found: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder, Worker("the blocks", log) as worker:
+    with tempfile.TemporaryDirectory() as folder, Worker("the blocks", log, modules=contender.modules) as worker:
         whole = _ms(worker, contender, feeds)
         for done, (name, block) in enumerate(blocks.items()):
             progress(done, len(blocks), "blocks")

@@ -66,6 +66,22 @@ def test_a_damaged_network_learns_from_labels(damaged, torch_context, settings):
     assert all(value.is_contiguous() and value.dtype != torch.bfloat16 for value in found.module.state_dict().values())
 
 
+@pytest.mark.parametrize(
+    ("precision", "sets", "said"),
+    [("auto", ("avx2",), ", in fp32 since it has no instructions for bf16"), ("auto", ("avx512_bf16",), " in bf16"),
+     ("bf16", ("avx2",), " in bf16, for which it has no instructions"), ("bf16", ("bf16",), " in bf16"),
+     ("fp32", ("bf16",), "")],
+)  # fmt: skip
+def test_the_precision_is_said_and_auto_goes_by_the_processor(
+    damaged, torch_context, monkeypatch, precision, sets, said
+):
+    here = replace(training.host.facts(gpus=False), instruction_sets=sets)
+    monkeypatch.setattr(training.host, "facts", lambda gpus=True: here)
+    context = torch_context(original=None)
+    Step(**QUICK, precision=precision)(damaged, context)
+    assert f" s on cpu{said}; validate " in context.notes[-1]
+
+
 def test_a_module_that_needs_its_pictures_contiguous_is_trained_so(torch_context):
     """`view` of a picture that lies channels last is an error in torch."""
 
