@@ -1,5 +1,6 @@
 """Contenders: what is to be measured or judged, and the worker process in which each lives."""
 
+import contextlib
 import os
 import select
 import subprocess
@@ -263,11 +264,9 @@ def _process(
     command = [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), "-m"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())}
     with log.open("ab") as chatter:
-        if server := forkserver.get(modules, command, env, log):
-            try:
+        with contextlib.suppress(OSError):  # it has ended: so may what is started anew, which then says so itself
+            if server := forkserver.get(modules, command, env, log):
                 return server.fork(chatter, memory_bytes, limit_s)
-            except OSError:  # it has ended: so may what is started anew, which then says so itself
-                pass
         return subprocess.Popen(
             [*command, "runtime.worker", str(memory_bytes)],
             stdin=subprocess.PIPE,

@@ -3,8 +3,8 @@
 To import an engine takes longer than to load most models that run on an edge device, and a measurement needs process
 after process. A *fork server* imports, and from then on does nothing but fork. What is forked has an address space of
 its own, takes its memory from the system anew, and makes its own threads; where the libraries' code lies is shared by
-all that come from one server. So a server may only import what starts no thread of its own (`FORKS` of an engine), and
-where a cold start is on the clock, a process is started anew.
+all that come from one server. So a server may only import what starts no thread of its own (an engine's `FORKABLE`),
+and where a cold start is on the clock, a process is started anew.
 
 Linux alone: elsewhere libraries of the system itself do not bear a fork.
 """
@@ -108,9 +108,11 @@ class ForkServer:
                 answer = self._socket.recv(_ANSWER.size)
                 if not answer:
                     raise EOFError
-            except (OSError, EOFError) as error:
+            except BaseException as error:  # Ctrl-C too
                 self._socket.close()  # an answer that comes late is not taken for that of the next question
-                raise OSError("the fork server gave no answer") from error
+                if isinstance(error, EOFError):
+                    raise OSError("the fork server has ended") from error
+                raise
         return int(_ANSWER.unpack(answer)[0])
 
     @property

@@ -155,6 +155,17 @@ def test_a_server_that_was_killed_is_done_without(facts):
     assert wait_for(lambda: ended(int(worker.outputs["pid"])))
 
 
+def test_whatever_breaks_off_a_question_leaves_no_answer_for_the_next(facts, monkeypatch):
+    with Worker.start(facts, {"x": np.zeros(1)}) as worker:
+        with monkeypatch.context() as patched:
+            patched.setattr(forkserver, "_ANSWER", None)  # asked for when the question is on its way
+            with pytest.raises(AttributeError):
+                seen(facts)
+        again = seen(facts)
+        assert again["importer"] == again["pid"]
+        assert worker.run({"x": np.zeros(1)})["pid"] == worker.outputs["pid"]
+
+
 def test_many_at_once(facts):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: seen(facts), range(24)))
