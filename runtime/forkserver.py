@@ -26,9 +26,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from runtime.engines import SILENT
+
 FORK, WAIT, ALIVE = 0, 1, -1
 _ASK, _ANSWER = struct.Struct("<bq"), struct.Struct("<q")  # what to do, and memory in bytes or a process; a number
 POLL_S = 0.005
+# what libraries set by themselves once they are loaded, in every process
+_THEIRS = {*SILENT, "TORCHINDUCTOR_CACHE_DIR", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
 
 _servers: dict[tuple[str, ...], "ForkServer"] = {}
 _making = threading.Lock()
@@ -137,7 +141,8 @@ def get(modules: tuple[str, ...], command: Sequence[str], env: dict[str, str], l
 
 
 def _circumstances(env: dict[str, str]) -> tuple[Any, ...]:
-    return (os.getpid(), env, Path.cwd(), os.sched_getaffinity(0))
+    told = {name: value for name, value in env.items() if name not in _THEIRS}
+    return (os.getpid(), told, Path.cwd(), os.sched_getaffinity(0))
 
 
 def _end(control: socket.socket, process: "subprocess.Popen[bytes]", owner: int) -> None:

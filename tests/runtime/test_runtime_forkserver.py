@@ -112,6 +112,8 @@ def test_its_libraries_are_imported_once_and_each_process_is_another(facts):
 
 def test_it_has_the_environment_and_the_folder_of_when_it_is_asked_for(facts, tmp_path, monkeypatch):
     first = seen(facts)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "torch sets it itself")
+    assert seen(facts)["importer"] == first["importer"]
     monkeypatch.setenv("SEEN", "now")
     with Worker.start(facts, {"x": np.zeros(1)}) as worker:
         assert worker.outputs["seen"] == "now"
