@@ -1,4 +1,4 @@
-"""Processes forked from one that has imported their libraries: they start in hundredths of a second.
+"""Processes forked from one that has imported their libraries: they need not import them once more.
 
 To import an engine takes longer than to load most models that run on an edge device, and a measurement needs process
 after process. A *fork server* imports, and from then on does nothing but fork. What is forked has an address space of
