@@ -4,10 +4,12 @@
 
 DIR holds common.py and a folder a model. Each peer gets its best: the variants of its documentation, calibrated on the
 same samples as ours; of these the ones that lose no more than is allowed on validate; and of their threads and hints
-the fastest by a short measurement. `optimize run` gets the recipe without its steps, and once more with `--quick`. What
-comes of all is judged on the test split and timed in one interleaved measurement. `ratio_to_best_peer` is the time of
-the fastest peer that loses no more than is allowed, as estimated on test, over a contender's own. `--quick`: one model,
-few rounds, few peers in their first variant, and ours with the recipe's own steps.
+the fastest by a short measurement. `wall_s` is what all that took, from reading model and data on: `shared_s` of it was
+done once for several peers (the original's answers, the exported file) and counts for each. `optimize run` gets the
+recipe without its steps, and once more with `--quick`. What comes of all is judged on the test split and timed in one
+interleaved measurement. `ratio_to_best_peer` is the time of the fastest peer that loses no more than is allowed, as
+estimated on test, over a contender's own. `--quick`: one model, few rounds, few peers in their first variant, and ours
+with the recipe's own steps.
 """
 
 import argparse
@@ -146,7 +148,7 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
     for entry in entries:
         row = dict.fromkeys(COLUMNS) | common | {"contender": entry.name, "settings": entry.settings}
         row |= {"ours": entry.name.startswith(OURS), "tried": dict(entry.tried)}
-        row |= {"wall_s": entry.wall_s, "preparing_peak_memory_bytes": entry.memory}
+        row |= {"wall_s": entry.wall_s, "shared_s": entry.shared_s, "preparing_peak_memory_bytes": entry.memory}
         row["reason"] = entry.reason or lost.get(entry.name) or timed.failed.get(entry.name)
         if entry.name in accuracies:
             seen = accuracies[entry.name]

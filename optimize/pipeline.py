@@ -125,12 +125,16 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     if asked.steps == "auto":
         rows = stages.sifted(run, rows)
 
-    progress.stage("accuracy on validate")
     given = Made.model_validate({"use": "as given", **measures(subject.model, subject.axes)})
     rows[ORIGINAL] = Row(name=ORIGINAL, engine=asked.model_spec().source, status="measured", made=[given])
-    rows, max_drop = stages.accuracy(run, rows, "validate_", None)
-    ruined = diagnosed(subject, builder, run.candidates, run.built, rows, rows[ORIGINAL])
-    run, rows, unmended = stages.mended(run, rows, builder, max_drop)
+    unmended: list[str] = []
+    # where nothing is to be repaired, those that are slower than one that holds the limit need not be judged
+    timed_first = asked.looks_once() and not pinned and all(one.repair is None for one in candidates)
+    if not timed_first:
+        progress.stage("accuracy on validate")
+        rows, max_drop = stages.accuracy(run, rows, "validate_", None)
+        ruined = diagnosed(subject, builder, run.candidates, run.built, rows, rows[ORIGINAL])
+        run, rows, unmended = stages.mended(run, rows, builder, max_drop)
 
     progress.stage("latency" if asked.looks_once() else "latency, a first look")
     alive = [name for name, row in rows.items() if row.status == "built, not measured"]
@@ -139,6 +143,10 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     if not any(row.status == "measured" for name, row in rows.items() if name != ORIGINAL):
         reasons = "; ".join(f"{name}: {row.reason}" for name, row in rows.items() if name != ORIGINAL)
         raise WorkError(f"no candidate could be measured: {reasons}")
+    if timed_first:
+        progress.stage("accuracy on validate")
+        rows, max_drop = stages.accuracy_in_turn(run, rows, screening.margin)
+        ruined = diagnosed(subject, builder, run.candidates, run.built, rows, rows[ORIGINAL])
     pruned: list[str] = []
     if trials.most(asked) and not pinned:
         progress.stage("how much to prune")

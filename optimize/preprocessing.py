@@ -6,14 +6,17 @@ It is what a device does too (`runtime.pre`). A sample that cannot be read is le
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from optimize import padding
 from optimize.data import Batch, Splits
 from optimize.models import Axes
-from runtime import pre
+from runtime import host, pre
 from runtime.errors import InputError
 from runtime.pre import Preprocessing, PreSpec
 from runtime.tensors import Array, TensorSpec
@@ -124,18 +127,19 @@ def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec])
 
     def convert(batch: Batch) -> Batch:
         feeds, labels = batch
+        raw = list(pre.rows({name: list(feeds[name]) for name in made.columns}))
+        told = labels if labels is not None and labels.dtype.kind in "UO" else [None] * len(raw)
         kept, samples, answers = [], [], []
-        for row, raw in enumerate(pre.rows({name: list(feeds[name]) for name in made.columns})):
-            try:
-                sample = made.sample(raw)
-                if labels is not None and labels.dtype.kind in "UO":
-                    answers.append(made.label(pre.cell(labels[row]), raw))
-            except InputError as error:
-                losses.reasons[str(error)] = None
-                losses.lost += 1
-                continue
-            samples.append(sample)
-            kept.append(row)
+        with ThreadPoolExecutor(host.cores()) as pool:  # Pillow and tokenizers compute beside Python
+            for row, one in enumerate(pool.map(partial(_sample, made), raw, told)):
+                if isinstance(one, InputError):
+                    losses.reasons[str(one)] = None
+                    losses.lost += 1
+                    continue
+                sample, answer = one
+                samples.append(sample)
+                answers += [] if answer is None else [answer]
+                kept.append(row)
         losses.read += len(kept)
         if not kept:
             return {}, None
@@ -152,6 +156,14 @@ def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec])
     if not asked:
         said = (*map(_guess, specs), *said)
     return Read(splits.converted(convert), specs, losses, usual, axes, said)
+
+
+def _sample(made: Preprocessing, raw: Mapping[str, Any], label: Any) -> tuple[list[Any], Array | None] | InputError:
+    """A sample and what its raw label says, where that is to be read too; or why one of them cannot be read."""
+    try:
+        return made.sample(raw), None if label is None else made.label(pre.cell(label), raw)
+    except InputError as error:
+        return error
 
 
 def _told(stored: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> list[PreSpec]:

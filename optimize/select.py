@@ -130,6 +130,31 @@ def choose(
     return Choice(best.name, f"{_of(best, rows, objective, batch, percentile)}; {sure} on validate")
 
 
+def pending(
+    rows: Sequence[Row], objective: str, max_drop: float, margin: float, bounds: Sequence[Limit] = (),
+    percentile: int = 50,
+) -> str | None:  # fmt: skip
+    """Of one target's candidates, all timed, which is to be judged next; None where no other could be chosen any more.
+
+    `choose` then takes what it would take of all, were they judged. Arguments as there.
+    """
+    timed = [row for row in rows if row.status == "measured" and row.latency]
+    excess = {row.name: max((bound.excess(row) for bound in bounds), default=0.0) for row in timed}
+    costs = {row.name: cost(row, objective, percentile) for row in timed}
+    best = math.inf
+    for row in sorted(timed, key=lambda row: (0, costs[row.name]) if excess[row.name] <= 1 else (1, excess[row.name])):
+        own = costs[row.name]
+        if best < math.inf and (own > best * (1 + margin) or excess[row.name] > 1):
+            return None
+        if row.validate_ is None:
+            return row.name
+        if _holds(row.validate_, max_drop):
+            if row.validate_.verdict == "within" or excess[row.name] > 1:
+                return None
+            best = min(best, own)
+    return None
+
+
 def front(rows: Sequence[Row]) -> list[str]:
     """Names of those that no other beats or equals at once in time, drop on validate and size, by the estimates."""
     timed = [row for row in rows if row.latency and row.validate_]

@@ -28,6 +28,7 @@ from runtime.measure import Measurement, measure
 ORIGINAL = "original"
 LOST = ("failed", "wrong", "dropped")
 SEARCH = 0.6  # of a run's time: what comes after the search takes its share too
+UNJUDGED = "not judged: it would not be chosen whatever its accuracy"
 HOPELESS = 2.0  # times the limit, that a candidate loses for sure by a part of the samples
 
 Rows = dict[str, Row]  # by name, the original's among them
@@ -152,6 +153,32 @@ def accuracy(
     for name, reason in scores.given_up.items():
         changed[name] = changed[name].model_copy(update={"status": "dropped", "reason": reason})
     return changed, max_drop
+
+
+def accuracy_in_turn(run: Run, rows: Rows, margin: float) -> tuple[Rows, float]:
+    """Put the accuracy on validate into the timed rows, of each target the best by the objective first.
+
+    A target's others are left without where they would not be chosen whatever they came to. `margin` is that of the
+    measurement.
+    """
+    max_drop: float | None = None
+    while (more := _pending(run, rows, max_drop or 0.0, margin)) or max_drop is None:
+        rows, max_drop = accuracy(run, rows, "validate_", max_drop, more)
+    left = [name for name, row in rows.items() if row.status == "measured" and row.validate_ is None]
+    return {**rows, **{name: rows[name].model_copy(update={"reason": UNJUDGED}) for name in left}}, max_drop
+
+
+def _pending(run: Run, rows: Rows, max_drop: float, margin: float) -> list[str]:
+    """Who is to be judged next, at most one a target."""
+    asked, found = run.asked.constraints, list[str | None]()
+    bounds = select.limits(asked, run.asked.device, run.subject.batch)
+    for target in run.asked.targets:
+        own = [rows[candidate.name] for candidate in run.candidates if candidate.target.name == target]
+        if own[0].status == "cannot build here":  # its file is judged, and nothing of it timed
+            found.append(own[0].name if own[0].validate_ is None else None)
+        else:
+            found.append(select.pending(own, asked.objective, max_drop, margin, bounds, asked.percentile))
+    return [name for name in found if name]
 
 
 def _hopeless(run: Run, original: Statistics, rows: Statistics) -> str:

@@ -44,7 +44,9 @@ class Entry:
         judged: None where nothing came of it.
         timed: the same, but for a batch that is fixed by then.
         settings: which of its variants and ways.
-        wall_s: what preparing it took, choosing included.
+        wall_s: what preparing it took, choosing included, and what it begins with though several share it.
+        shared_s: of that, what they share: model and data read, the original's answers to choose by, and for all but
+            torch the ONNX file.
         memory: that preparing it took at most, in bytes.
         reason: why there is none.
         tried: variant to what became of it.
@@ -55,6 +57,7 @@ class Entry:
     timed: Contender | None = None
     settings: str = ""
     wall_s: float = 0.0
+    shared_s: float = 0.0
     memory: int = 0
     reason: str = ""
     tried: Mapping[str, str] = field(default_factory=dict)
@@ -67,7 +70,8 @@ class Field:
     Attributes:
         recorded: the original's answers on the samples to choose by.
         max_drop: in the metric's unit.
-        exporting_s: what the ONNX file took, which each peer but torch begins with.
+        reading_s: what it took to read model and data and to record those answers, with which each peer begins.
+        exporting_s: what the ONNX file took, with which each peer but torch goes on.
         limit_s: of preparing a variant, and of our run.
     """
 
@@ -76,6 +80,7 @@ class Field:
     recorded: Contender
     task: Task
     max_drop: float
+    reading_s: float
     exporting_s: float
     limit_s: float
     log: Path
@@ -89,12 +94,13 @@ class Field:
 
 def field_of(asked: Recipe, work: Path, samples: int, olive: str, limit_s: float, progress: Progress) -> Field:
     """Load a model and its data, and write what the peers are given."""
-    log = work / "log.txt"
+    log, begun = work / "log.txt", time.monotonic()
     subject = prepare(asked, progress, log)
     place = {"place": _recorded(subject, work, log)}
     recorded = Contender(subject.contender.name, "rivals:Recorded", place, decoding=subject.contender.decoding)
     original = _accuracies(subject, recorded, [], subject.choice, 0.0, log)[0][recorded.name].value
     max_drop = allowed_drop(asked.constraints.max_drop, original)
+    reading = time.monotonic() - begun
     progress.say("the model in ONNX")
     begun = time.monotonic()
     builder = Builder(subject, Cache(work / "export"), host.versions(DISTRIBUTIONS), work, log, progress)
@@ -116,7 +122,7 @@ def field_of(asked: Recipe, work: Path, samples: int, olive: str, limit_s: float
         metric=subject.metric.name, better=asked.data.better, max_drop=max_drop, batch=subject.batch, out=str(work),
         limit_s=limit_s, olive=olive,
     )  # fmt: skip
-    return Field(asked, subject, recorded, task, max_drop, exporting, limit_s, log, progress)
+    return Field(asked, subject, recorded, task, max_drop, reading, exporting, limit_s, log, progress)
 
 
 def entered(on: Field, peer: str, quick: bool) -> Entry:
@@ -138,11 +144,13 @@ def entered(on: Field, peer: str, quick: bool) -> Entry:
         ways[variant] = [Way(**way) for way in found["ways"]]
     on.progress.say(f"{peer}: choosing")
     best = _chosen(on, ways, tried)
-    wall = time.monotonic() - begun + (0.0 if peer.startswith("torch") else on.exporting_s)
+    shared = on.reading_s + (0.0 if peer.startswith("torch") else on.exporting_s)
+    wall = time.monotonic() - begun + shared
+    took: dict[str, Any] = {"wall_s": wall, "shared_s": shared, "memory": memory, "tried": tried}
     if best is None:
-        return Entry(peer, wall_s=wall, memory=memory, reason="; ".join(f"{key}: {why}" for key, why in tried.items()))
+        return Entry(peer, reason="; ".join(f"{key}: {why}" for key, why in tried.items()), **took)
     settings, way = best
-    return Entry(peer, _judged(on, peer, way), _timed(peer, way), settings, wall, memory, tried=tried)
+    return Entry(peer, _judged(on, peer, way), _timed(peer, way), settings, **took)
 
 
 def _chosen(on: Field, ways: Mapping[str, list[Way]], tried: dict[str, str]) -> tuple[str, Way] | None:
@@ -189,7 +197,8 @@ def ours(on: Field, file: Path, changes: list[str], name: str = OURS) -> list[En
         own = f"{name} on {target}" if place else name
         arguments = {"path": str(out / "bundle"), "engine": engine}
         opened = Contender(own, "runtime.worker:open_bundle", arguments, takes=read(out / "bundle").specs.inputs)
-        entries.append(Entry(own, opened, opened, engine, wall, found["peak_memory_bytes"], tried=found["closest"]))
+        took: dict[str, Any] = {"wall_s": wall, "memory": found["peak_memory_bytes"], "tried": found["closest"]}
+        entries.append(Entry(own, opened, opened, engine, **took))
     return entries
 
 

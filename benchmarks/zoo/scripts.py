@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -36,8 +37,9 @@ def pictures(files, preprocess, dtype=np.float32):
 
     def batches():
         for start in range(0, len(files), SAMPLES):
-            part = files[start : start + SAMPLES]
-            yield np.stack([preprocess(path) for path, _ in part]).astype(dtype), np.array([label for _, label in part])
+            paths, labels = zip(*files[start : start + SAMPLES], strict=True)
+            with ThreadPoolExecutor() as pool:
+                yield np.stack(list(pool.map(preprocess, paths))).astype(dtype), np.array(labels)
 
     return batches
 

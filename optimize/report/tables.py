@@ -62,20 +62,19 @@ def candidates(report: Report) -> Table:
         kind = kind_of(report, row)
         (seen, split), time, base = words.judged(row), row.latency, row is report.original
         yardstick = "the original is the yardstick" if base else ""
+        unjudged = why(row, row.reason or "not judged on test")
         lines.append(
             Line(
                 (
                     name_cell(row.name, kind),
                     Cell(row.status, key=row.status, tone=tone(row.status)),
-                    Cell(reason=why(row, "not judged on test"))
-                    if seen is None
-                    else Cell(value(report, seen.value), split, seen.value),
+                    Cell(reason=unjudged) if seen is None else Cell(value(report, seen.value), split, seen.value),
                     _cell(
                         seen if seen and seen.verdict else None,
                         lambda s: (*drop(report, s), s.drop),
-                        yardstick or why(row, "not judged on test"),
+                        yardstick or unjudged,
                     ),
-                    _verdict(seen, yardstick or why(row, "not judged on test")),
+                    _verdict(seen, yardstick or unjudged),
                     _cell(time, lambda t: (f"{t.p50_ms:.3f}", "", t.p50_ms), why(row, "not timed")),
                     _cell(
                         time if time and time.ratio is not None else None,

@@ -196,6 +196,8 @@ def measured_how(report: Report) -> str:
         text += (
             ". v: on validate; a search judges on test what it chose, what that stands beside, and what nothing beats"
         )
+    if any(row.status == "measured" and not judged(row)[0] for row in report.candidates):
+        text += f". Without {report.data.judged_by}: it would not be chosen whatever that came to, and was not judged"
     return text + "."
 
 
@@ -257,7 +259,7 @@ def columns(rows: Sequence[Sequence[str]]) -> list[int]:
 
 def judged(row: Row) -> tuple[Accuracy | None, str]:
     """What a row shows of the metric, and where that is not of test, the split: a search judges few on test."""
-    if row.accuracy is None and row.status == "measured":
+    if row.accuracy is None and row.validate_ and row.status == "measured":
         return row.validate_, "on validate"
     return row.accuracy, ""
 

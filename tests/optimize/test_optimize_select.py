@@ -1,7 +1,9 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from optimize.report import Accuracy, Latency, Row
-from optimize.select import MIB, choose, front, limits, unbuilt
+from optimize.select import MIB, choose, front, limits, pending, unbuilt
 from optimize.tables import Constraints, Device
 
 
@@ -194,3 +196,42 @@ def test_what_was_not_measured_holds_no_limit():
     unknown = row("plain", 10).model_copy(update={"peak_memory_bytes": None})
     found = bounded(unknown, max_memory_mib=1000)
     assert found.closest == "plain" and "not measured where" in found.why
+
+
+SEEN = st.tuples(
+    st.sampled_from([1.0, 1.01, 1.015, 1.03, 2.0, 3.0]),  # ms, some of which cannot be told apart
+    st.sampled_from([(0.0, "within"), (0.005, "cannot tell"), (0.02, "cannot tell"), (0.03, "exceeds")]),
+    st.sampled_from([500, 1000, 2000, None]),
+    st.sampled_from(["measured", "measured", "measured", "failed"]),
+)
+
+
+@given(st.lists(SEEN, min_size=1, max_size=7), st.sampled_from(["latency", "size", "throughput"]), st.booleans())
+def test_who_is_judged_in_turn_is_who_would_be_chosen_of_all(seen, objective, bounded):
+    every = {
+        f"{place}": row(f"{place}", ms, *judged, size=size, status=status)
+        for place, (ms, judged, size, status) in enumerate(seen)
+    }
+    bounds = limits(Constraints(max_latency_ms=1.5, max_size_mib=1000 / MIB), Device(), 1) if bounded else []
+    known = {name: one.model_copy(update={"validate_": None}) for name, one in every.items()}
+    asked = []
+    while name := pending(list(known.values()), objective, 0.01, 0.02, bounds):
+        asked.append(name)
+        known[name] = every[name]
+    assert len(set(asked)) == len(asked)
+    of_all, of_few = (
+        choose(list(rows.values()), objective, 0.01, "0", 0.02, bounds=bounds) for rows in (every, known)
+    )  # fmt: skip
+    assert (of_few.name, of_few.closest) == (of_all.name, of_all.closest)
+
+
+def test_once_one_holds_the_limit_what_is_slower_is_not_judged():
+    rows = [
+        row("slow", 9, verdict=None),
+        row("fast", 2, 0.02, "exceeds"),
+        row("good", 4),
+        row("close", 4.05, verdict=None),
+    ]
+    assert pending(rows, "latency", 0.01, 0.02) is None
+    unsure = [*rows[:2], row("good", 4, 0.005, "cannot tell"), rows[3]]
+    assert pending(unsure, "latency", 0.01, 0.02) == "close"  # as good, and may be within the limit for sure

@@ -8,6 +8,7 @@ from optimize import metrics, stages
 from optimize.deadline import Deadline
 from optimize.evaluate import Scores
 from optimize.metrics import Rows
+from optimize.report import tables, words
 
 
 @pytest.mark.parametrize("each", [1, 3])
@@ -66,3 +67,17 @@ def test_a_search_judges_on_test_what_it_chose_what_that_stands_beside_and_what_
         steps, once = asked
         run.asked.steps, run.asked.looks_once = steps, lambda once=once: once
         assert stages.shown(run, rows, {"t": "t-good"}) == shown
+
+
+def test_a_quick_run_judges_the_fastest_first_and_says_of_the_others_that_it_did_not(finished):
+    report, _ = finished
+    unjudged = [one for one in report.candidates if one.validate_ is None]
+    assert unjudged and not {one.name for one in unjudged} & {*report.chosen.values()}
+    for one in unjudged:
+        chosen = report.row(report.chosen[one.target])
+        assert (one.status, one.reason, one.accuracy) == ("measured", stages.UNJUDGED, None)
+        assert chosen.validate_.verdict == "within" and one.latency.ratio <= chosen.latency.ratio * 1.03
+    assert "Without accuracy: it would not be chosen whatever that came to" in words.measured_how(report)
+    cells = {line.cells[0].text: line.cells for line in tables.candidates(report).lines}
+    reasons = tables.candidates(report).notes
+    assert all(reasons[cells[one.name][2].note - 1] == stages.UNJUDGED for one in unjudged)
