@@ -55,7 +55,7 @@ class Spread:
         wide = value.astype(np.float64)
         self.count += wide.size
         self.total += float(wide.sum())
-        self.squares += float(np.square(wide).sum())
+        self.squares += float(np.vdot(wide, wide))
         self.low, self.high = min(self.low, float(wide.min())), max(self.high, float(wide.max()))
         colour = colour_axis(value.shape)
         if colour is not None:
@@ -68,10 +68,11 @@ class Spread:
             return
         centred = wide - wide.mean(axis=tuple(axes), keepdims=True)
         for axis in axes:
-            here, there = np.delete(centred, -1, axis), np.delete(centred, 0, axis)
+            along = np.moveaxis(centred, axis, 0)
+            here, there = along[:-1], along[1:]
             square, product = self.neighbours.get(axis, (0.0, 0.0))
-            square += float((np.square(here).sum() + np.square(there).sum()) / 2)
-            self.neighbours[axis] = square, product + float((here * there).sum())
+            square += (_products(here, here) + _products(there, there)) / 2
+            self.neighbours[axis] = square, product + _products(here, there)
 
 
 @dataclass
@@ -98,6 +99,11 @@ class Profile:
                 spread = self.spreads.setdefault(name, Spread())
                 for start in range(0, len(value), LOOKED_AT):  # a batch may be all there is, and float64 twice as much
                     spread.update(value[start : start + LOOKED_AT])
+
+
+def _products(one: Array, other: Array) -> float:
+    """The sum of the products of two arrays, element by element, without an array of them."""
+    return float(np.einsum(one, [*range(one.ndim)], other, [*range(other.ndim)], []))
 
 
 def colour_axis(shape: tuple[int, ...]) -> int | None:
