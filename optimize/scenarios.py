@@ -4,6 +4,7 @@ What is printed here are a contender's own figures; it is `optimize bench` that 
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from optimize.foreign import threaded
 from runtime.contender import Contender, Worker
 from runtime.errors import InputError, WorkError
 from runtime.tensors import Array
-from runtime.worker import DROPPED
+from runtime.worker import DROPPED, WARM_S
 
 LOADS = (0.2, 0.5, 0.8, 0.95)  # of what a contender can serve
 SECONDS = 5.0
@@ -122,7 +123,8 @@ def energy(worker: Worker, read: Sequence[Meter], progress: Callable[[int, int, 
     progress(1, 2, "energy")
     before = {meter.name: meter.joules() for meter in read}
     begun = time.monotonic()
-    calls = DROPPED + len(worker.block(SECONDS, CALLS))
+    ns = worker.block(SECONDS, CALLS)
+    calls = len(ns) + min(DROPPED, math.ceil(WARM_S * 1e9 / ns.mean()))  # as many as `block` drops
     for meter in read:
         used = meter.since(before[meter.name])
         found[f"{meter.name} watts"] = used / (time.monotonic() - begun)

@@ -22,7 +22,7 @@ from runtime.tensors import Array
 
 MIN_ROUNDS = 8
 PRECISION = 0.02  # half-width of the ratio's interval at which to stop
-BLOCK_S, BLOCK_CALLS, MIRRORED = 0.05, 5, 2
+BLOCK_S, BLOCK_CALLS, MIRRORED = 0.05, 3, 2  # of slow calls few: rounds are what is counted
 INSIDE_S = 0.02  # a round, for the second column
 STILL_S, STILL_SHARE, STILL_LIMIT_S = 0.02, 0.02, 2.0
 PAUSE_S = 0.1  # where CPU times cannot be read

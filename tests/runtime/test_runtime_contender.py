@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -251,6 +252,12 @@ def test_a_block_makes_as_many_calls_as_asked_and_drops_the_first(helper):
         assert (times >= 0).all()
         assert int(worker.run(X)["count"]) - before == 7 + DROPPED + 1
         assert len(worker.block(0.05, 1)) > 1  # it goes on until the time is over
+
+
+def test_of_slow_calls_a_block_drops_fewer():
+    calls = []
+    times = worker._block(lambda: calls.append(time.sleep(0.06)), 0.0, 2)
+    assert (len(times), len(calls)) == (2, 2 + 1)
 
 
 def test_a_contender_may_name_its_inputs_otherwise(helper):
