@@ -16,6 +16,7 @@ from optimize.subject import Subject
 from runtime.errors import Error
 
 SAMPLES = 64  # of calibrate, for the noise of each layer
+EACH_S = 60.0  # of looking at layers alone, those that add most noise first: a network may have hundreds
 
 
 def causes(
@@ -40,7 +41,7 @@ def causes(
             found[name] = found[name].model_copy(update={"explained": why})
         own.sort(key=lambda candidate: candidate.name != name)
         try:
-            looked = (_noise(subject, builder, one, built, told_of, progress) for one in own)
+            looked = (_noise(subject, builder, one, built, told_of, progress, notes) for one in own)
             told = next(filter(None, looked), None)
         except Error as error:
             notes.append(f"{target}: where the accuracy went could not be told: {error}")
@@ -60,7 +61,7 @@ def _by_target(candidates: Sequence[Candidate], built: Mapping[str, Built]) -> d
 
 def _noise(
     subject: Subject, builder: Builder, candidate: Candidate, built: Mapping[str, Built], told_of: set[Path],
-    progress: Progress,
+    progress: Progress, notes: list[str],
 ) -> tuple[str, dict[str, Any]] | None:  # fmt: skip
     before = builder.unrounded(candidate)
     if before is None:
@@ -75,7 +76,7 @@ def _noise(
         if before.path in told_of:
             return candidate.name, {"noise": lost}
         minded = sensitivity.by_layer(
-            before, after, splits.calibrate, splits.validate, metric, Path(folder), progress.count
+            before, after, splits.calibrate, splits.validate, metric, Path(folder), progress.count, lost, EACH_S, notes
         )
         told_of.add(before.path)
         return candidate.name, {"noise": lost, "sensitivity": minded}

@@ -1,13 +1,15 @@
 """How much a model minds each layer in int8: the outputs' signal to noise and the metric with it alone rounded."""
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from optimize.data import Split, resized
 from optimize.metrics import Metric, Rows
 from optimize.models import OnnxModel, write_onnx
-from optimize.report import LayerSensitivity
+from optimize.report import LayerNoise, LayerSensitivity
 from optimize.steps._float import quantized, to_float
 from optimize.verify import answered, judge, signal_to_noise
 from runtime import engines
@@ -18,7 +20,8 @@ JUDGED, JUDGED_SAMPLES = 8, 256  # the layers minded most, and the samples of va
 
 def by_layer(
     before: OnnxModel, after: OnnxModel, calibrate: Split, validate: Split, metric: Metric | None, folder: Path,
-    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None, first: Sequence[LayerNoise] = (),
+    limit_s: float = math.inf, notes: list[str] | None = None,
 ) -> list[LayerSensitivity]:  # fmt: skip
     """Every layer that multiplies in int8, the one that is minded most first.
 
@@ -30,6 +33,9 @@ def by_layer(
         metric: None where the data has no labels for it.
         folder: for what is temporary.
         progress: told how many of how many layers.
+        first: the layers with which to begin, those that add most noise say.
+        limit_s: after which no further layer is looked at by itself.
+        notes: of those that were not, something is said here.
 
     Raises:
         EngineError: the model does not run with layers in float.
@@ -37,10 +43,16 @@ def by_layer(
     import onnx
 
     exact, rounded = onnx.load(before.path), onnx.load(after.path)
-    layers = quantized(rounded)
+    layers, place = quantized(rounded), {one.name: place for place, one in enumerate(first)}
+    layers.sort(key=lambda layer: place.get(layer.name, len(place)))
+    end = time.monotonic() + limit_s
     feeds, wanted = answered(before, calibrate)
-    found, models = [], {}
+    found, models = list[LayerSensitivity](), dict[str, OnnxModel]()
     for done, layer in enumerate(layers):
+        if found and time.monotonic() >= end:
+            if notes is not None:
+                notes.append(f"{done} of {len(layers)} layers were looked at alone in int8: {limit_s:.0f} s were up")
+            break
         progress(done, len(layers), "each layer alone in int8")
         proto = onnx.ModelProto()
         proto.CopyFrom(rounded)
@@ -53,10 +65,10 @@ def by_layer(
         return found
     base = value(before, validate, metric)
     sign = 1 if metric.higher_is_better else -1
-    for place, one in enumerate(found[:JUDGED]):
-        progress(place, JUDGED, "the metric with each layer alone in int8")
+    for done, one in enumerate(found[:JUDGED]):
+        progress(done, JUDGED, "the metric with each layer alone in int8")
         drop = sign * (base - value(models[one.name], validate, metric))
-        found[place] = one.model_copy(update={"drop": drop})
+        found[done] = one.model_copy(update={"drop": drop})
     return found
 
 

@@ -6,6 +6,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import targets
+from optimize import sensitivity
 from optimize.models import read_onnx
 from optimize.noise import LARGEST_DB, by_layer
 from optimize.steps import get
@@ -110,3 +111,18 @@ def test_an_older_graph_is_compared_with_what_was_raised_before_it_was_rounded(i
     found = by_layer(model, after, context.calibrate, 16, tmp_path)
     assert [layer.name for layer in found] == ["conv", "relu"] and found[0].before_db == LARGEST_DB
     assert all(25 < layer.sqnr_db < 60 for layer in found)
+
+
+def test_of_layers_alone_in_int8_the_noisiest_come_first_and_where_the_time_is_up_it_is_said(
+    tiny_onnx, image_context, tmp_path
+):
+    context = image_context(scheme=targets.get("onnxruntime").scheme("host", host.facts()))
+    before = read_onnx(tiny_onnx)
+    after = get("quantize_static")()(before, context)
+    asked = (before, after, context.calibrate, context.calibrate, None, tmp_path)
+    every, least = sensitivity.by_layer(*asked), by_layer(before, after, context.calibrate, 64, tmp_path)[::-1]
+    notes = []
+    found = sensitivity.by_layer(*asked, lambda *_: None, least, 0.0, notes)
+    (quietest, *_) = [one.name for one in least if one.name in {layer.name for layer in every}]
+    assert len(every) > 1 and found == [one for one in every if one.name == quietest]
+    assert notes == [f"1 of {len(every)} layers were looked at alone in int8: 0 s were up"]
