@@ -162,7 +162,8 @@ def compared(name: str, work: Path, quick: bool) -> list[dict[str, Any]]:
     run = stages.Run(asked, subject, candidates, built, log, progress)
     seen[stages.ORIGINAL] = Row(name=stages.ORIGINAL, engine=asked.model_spec().source, status="measured")
     seen, max_drop = stages.accuracy(run, seen, "validate_", None)
-    run, seen, untold = stages.mended(run, seen, builder, max_drop)
+    seen, look, _ = stages.first_look(run, seen)
+    run, seen, untold = stages.mended(run, seen, builder, max_drop, look)
     for note in untold:
         progress.say(note)
     seen, _ = stages.accuracy(run, seen, "accuracy", max_drop)

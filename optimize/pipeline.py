@@ -30,7 +30,6 @@ from runtime import host
 from runtime.cache import Cache, default_folder
 from runtime.errors import InputError, WorkError
 
-SCREENING_ROUNDS = 3
 STAGES = 8  # two fewer of a quick run, and two more where pruning is searched and settings are tried
 QUICK = "a quick run: why it is (not) faster, and where the accuracy went, was not looked at"
 DISTRIBUTIONS = (
@@ -134,12 +133,9 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
         progress.stage("accuracy on validate")
         rows, max_drop = stages.accuracy(run, rows, "validate_", None)
         ruined = diagnosed(subject, builder, run.candidates, run.built, rows, rows[ORIGINAL])
-        run, rows, unmended = stages.mended(run, rows, builder, max_drop)
 
     progress.stage("latency" if asked.looks_once() else "latency, a first look")
-    alive = [name for name, row in rows.items() if row.status == "built, not measured"]
-    screening, busy = stages.measured(run, alive, SCREENING_ROUNDS)
-    rows = judge.timed(rows, screening, screening.margin)
+    rows, screening, busy = stages.first_look(run, rows)
     if not any(row.status == "measured" for name, row in rows.items() if name != ORIGINAL):
         reasons = "; ".join(f"{name}: {row.reason}" for name, row in rows.items() if name != ORIGINAL)
         raise WorkError(f"no candidate could be measured: {reasons}")
@@ -147,6 +143,10 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
         progress.stage("accuracy on validate")
         rows, max_drop = stages.accuracy_in_turn(run, rows, screening.margin)
         ruined = diagnosed(subject, builder, run.candidates, run.built, rows, rows[ORIGINAL])
+    else:
+        run, rows, unmended = stages.mended(run, rows, builder, max_drop, screening)
+        if any(row.status == "built, not measured" for row in rows.values()):
+            rows = stages.first_look(run, rows)[0]
     pruned: list[str] = []
     if trials.most(asked) and not pinned:
         progress.stage("how much to prune")

@@ -16,10 +16,11 @@ from optimize import automatic, plan, trials, tuning
 from optimize.build import Builder, Built
 from optimize.flags import asked_for
 from optimize.folder import chatter_to
-from optimize.pipeline import DISTRIBUTIONS, SCREENING_ROUNDS
+from optimize.pipeline import DISTRIBUTIONS
 from optimize.plan import Candidate
 from optimize.progress import Progress
 from optimize.recipe import Recipe
+from optimize.stages import SCREENING_ROUNDS
 from optimize.steps import name_of
 from optimize.subject import Subject, prepare
 from runtime import host

@@ -26,7 +26,7 @@ from optimize.steps._float import quantized, to_float
 from optimize.subject import Subject
 from optimize.verify import answered, judge
 from runtime.errors import StepError
-from runtime.measure import measure
+from runtime.measure import Measurement, measure
 from runtime.tensors import Array
 
 log = logging.getLogger(__name__)
@@ -69,27 +69,17 @@ def passed_over(candidate: Candidate, better: str, searched: Sequence[Candidate]
     return ""
 
 
-def outrun(
-    subject: Subject, built: Built, others: Sequence[Built], log_file: Path, progress: Callable[[int, int, str], None]
-) -> str:
+def outrun(seen: Measurement, name: str, others: Sequence[str]) -> str:
     """Which of the others is so much faster, as it is, that no repair is worth its time; empty where none is for sure.
 
     Args:
-        subject: with the inputs that are timed.
-        built: the candidate that would be repaired.
+        seen: with the latencies of all.
+        name: of the candidate that would be repaired.
         others: of the same target, that hold the limit.
-        log_file: where vendors' chatter goes.
-        progress: told what is being done.
-
-    Raises:
-        WorkError: the candidate failed.
     """
-    contenders = [built.contender, *(one.contender for one in others)]
-    found = measure(contenders, subject.feeds, rounds=ROUNDS, twin=False, log=log_file, progress=progress)
-    for name in (one.name for one in contenders[1:] if one.name in found.traces):
-        times = found.ratio(name)
-        if times.low >= SLOWER:
-            return f"{name} is {times.value:.2f} times [{times.low:.2f}, {times.high:.2f}] as fast"
+    for other in others if name in seen.traces else ():
+        if other in seen.traces and (times := seen.ratio(other, name)).low >= SLOWER:
+            return f"{other} is {times.value:.2f} times [{times.low:.2f}, {times.high:.2f}] as fast"
     return ""
 
 

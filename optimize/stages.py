@@ -29,6 +29,7 @@ ORIGINAL = "original"
 LOST = ("failed", "wrong", "dropped")
 SEARCH = 0.6  # of a run's time: what comes after the search takes its share too
 UNJUDGED = "not judged: it would not be chosen whatever its accuracy"
+SCREENING_ROUNDS = 3
 HOPELESS = 2.0  # times the limit, that a candidate loses for sure by a part of the samples
 
 Rows = dict[str, Row]  # by name, the original's among them
@@ -197,11 +198,11 @@ def _hopeless(run: Run, original: Statistics, rows: Statistics) -> str:
     return f"it loses {found.low:.3g} at least ({metric.name}), by the first {len(rows)} samples"
 
 
-def mended(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[Run, Rows, list[str]]:
-    """With repaired candidates beside those that lose too much; what was not repaired, and why.
+def mended(run: Run, rows: Rows, builder: Builder, max_drop: float, seen: Measurement) -> tuple[Run, Rows, list[str]]:
+    """With repaired candidates, not timed yet, beside those that lose too much; what was not repaired, and why.
 
     Of each target the one that loses least comes first, until one that is rounded holds the limit: a search of layers
-    takes minutes, and of several ways to round a model one that needs none is the better.
+    takes minutes, and of several ways to round a model one that needs none is the better. `seen` is the first look.
     """
     notes: list[str] = []
     enough: dict[str, str] = {}
@@ -219,23 +220,20 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[Run
         if reason := passed_over(candidate, enough.get(candidate.target.name, ""), before):
             notes.append(f"{candidate.name} was not repaired: {reason}")
             continue
+        if faster := outrun(seen, candidate.name, _rivals(run, rows, candidate, max_drop)):
+            notes.append(f"{candidate.name} was not repaired: {faster}")
+            continue
         judged, found = partial(_judged, run, rows[ORIGINAL], max_drop), None
-        made, faster = run.built[candidate.name], ""
         try:
             with run.deadline.ending():
-                if others := _rivals(run, rows, candidate, max_drop):
-                    run.progress.say(f"whether {candidate.name} is worth repairing")
-                    faster = outrun(run.subject, made, others, run.log, run.progress.count)
-                found = None if faster else repaired(
-                    run.subject, builder, candidate, made, judged, max_drop, run.log, run.progress,
+                found = repaired(
+                    run.subject, builder, candidate, run.built[candidate.name], judged, max_drop, run.log, run.progress,
                     mixing.most(run.asked), partial(run.deadline.over, SEARCH),
                 )  # fmt: skip
         except Error as error:  # the candidate as it is, and the others, are not lost with it
             notes.append(f"{candidate.name} was not repaired: {error}")
             continue
-        if faster:
-            notes.append(f"{candidate.name} was not repaired: {faster}")
-        elif run.deadline.interrupted or (found is None and run.deadline.over(SEARCH)):
+        if run.deadline.interrupted or (found is None and run.deadline.over(SEARCH)):
             notes.append(f"{candidate.name} was not repaired: {run.deadline.why}")
         elif found is None:
             notes.append(f"{candidate.name} was not repaired: no layer by itself regains anything in float")
@@ -251,14 +249,14 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float) -> tuple[Run
     return run, rows, notes
 
 
-def _rivals(run: Run, rows: Rows, candidate: Candidate, max_drop: float) -> list[Built]:
+def _rivals(run: Run, rows: Rows, candidate: Candidate, max_drop: float) -> list[str]:
     """The plain and the default engine of its target where they hold the limit, and nothing but time counts."""
     asked, device = run.asked.constraints, run.asked.device
     sizes = (asked.max_size_mib, asked.max_memory_mib, device.flash_mib, device.ram_mib)
     if asked.objective not in ("latency", "throughput") or any(sizes):
         return []
     names = dict.fromkeys(role_of(run.candidates, candidate.target.name, role).name for role in ("plain", "vendor"))
-    return [run.built[one] for one in names if one in run.built and select.lost(rows[one]) <= max_drop]
+    return [one for one in names if one in run.built and select.lost(rows[one]) <= max_drop]
 
 
 def _judged(run: Run, original: Row, max_drop: float, candidate: Candidate, made: Built) -> Row:
@@ -266,6 +264,15 @@ def _judged(run: Run, original: Row, max_drop: float, candidate: Candidate, made
     alone = replace(run, candidates=[candidate], built={candidate.name: made})
     rows = {ORIGINAL: original, candidate.name: _row(candidate, made)}
     return accuracy(alone, rows, "validate_", max_drop)[0][candidate.name]
+
+
+def first_look(run: Run, rows: Rows) -> tuple[Rows, Measurement, list[str]]:
+    """A few rounds of those that were not timed yet, beside the original; and who else was busy meanwhile."""
+    names = [name for name, row in rows.items() if row.status == "built, not measured"]
+    found, busy = measured(run, names, SCREENING_ROUNDS)
+    timed = judge.timed(rows, found, found.margin)
+    # the original's figures are those of the look in which most are
+    return timed if rows[ORIGINAL].latency is None else {**timed, ORIGINAL: rows[ORIGINAL]}, found, busy
 
 
 def measured(run: Run, names: Sequence[str], rounds: int | None = None) -> tuple[Measurement, list[str]]:

@@ -29,6 +29,7 @@ from targets import Scheme
 SCHEME = Scheme(ops=("Conv", "Gemm", "GlobalAveragePool"))
 
 
+UNSEEN = SimpleNamespace(traces={})
 ASKED = recipe.from_table(
     {"model": {"path": "m.onnx"}, "data": {"path": "d.npz"}, "targets": {"onnxruntime": {}}}, Path()
 )
@@ -141,7 +142,7 @@ def test_a_repair_that_fails_costs_nothing_else_and_is_said(monkeypatch, found, 
     run = stages.Run(ASKED, None, [one], built, None, Progress(1, silent=True))
     lost = SimpleNamespace(validate_=SimpleNamespace(drop=0.5))
     rows = {"t-int8": lost, "original": lost}
-    assert stages.mended(run, rows, None, 0.01) == (run, rows, [f"t-int8 was not repaired: {words}"])
+    assert stages.mended(run, rows, None, 0.01, UNSEEN) == (run, rows, [f"t-int8 was not repaired: {words}"])
 
 
 def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_where_that_is_not_enough(monkeypatch):
@@ -169,7 +170,7 @@ def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_
         built = {name: Built(None, {}, SimpleNamespace(name=name), "", (), None) for name in drops}
         rows = {name: told(name, drop) for name, drop in drops.items()}
         run = stages.Run(ASKED, None, own, built, None, Progress(1, silent=True))
-        run, rows, notes = stages.mended(run, {**rows, "original": row("original")}, None, limit)
+        run, rows, notes = stages.mended(run, {**rows, "original": row("original")}, None, limit, UNSEEN)
         return asked, notes, [one.name for one in run.candidates]
 
     drops = {"t-a": 0.3, "t-b": 0.1, "u-a": 0.2, "u-b": 0.0}
@@ -190,14 +191,13 @@ def test_what_another_engine_surely_outruns_is_not_worth_repairing(monkeypatch, 
     from optimize import stages
 
     monkeypatch.setattr(stages, "repaired", lambda *asked: None)
-    measured = []
+    asked_of = []
 
-    def measure(contenders, feeds, **asked):
-        measured.append([one.name for one in contenders])
-        ratio = SimpleNamespace(value=1.3, low=low, high=1.4)
-        return SimpleNamespace(traces=dict.fromkeys(measured[-1]), ratio=lambda name: ratio)
+    def ratio(name, base):
+        asked_of.append((name, base))
+        return SimpleNamespace(value=1.3, low=low, high=1.4)
 
-    monkeypatch.setattr(repair, "measure", measure)
+    seen = SimpleNamespace(traces={"t-fp32": 1, "t-default": 2, "t-int8": 3}, ratio=ratio)
     target = SimpleNamespace(name="t")
     own = [
         Candidate("t-fp32", "plain", target, (), {}, SCHEME),
@@ -209,8 +209,8 @@ def test_what_another_engine_surely_outruns_is_not_worth_repairing(monkeypatch, 
     rows = {name: row(name, validate=accuracy(drop=drop)) for name, drop in drops.items()}
     asked = ASKED.model_copy(update={"constraints": ASKED.constraints.model_copy(update={"objective": objective})})
     run = stages.Run(asked, SimpleNamespace(feeds={}, batch=1), own, built, None, Progress(1, silent=True))
-    _, _, (note,) = stages.mended(run, rows, None, 0.01)
-    assert measured == ([["t-int8", "t-fp32"]] if objective == "latency" else [])
+    _, _, (note,) = stages.mended(run, rows, None, 0.01, seen)
+    assert asked_of == ([("t-fp32", "t-int8")] if objective == "latency" else [])
     slow = objective == "latency" and low > 1.1
     why = "t-fp32 is 1.30 times [1.20, 1.40] as fast" if slow else "no layer by itself regains anything in float"
     assert note == f"t-int8 was not repaired: {why}"

@@ -9,7 +9,7 @@ import torch
 from test_optimize_slimming import measured_in
 from torch import nn
 
-from optimize import lock, pipeline, recipe, rounds, shortening
+from optimize import lock, pipeline, recipe, rounds, shortening, stages
 from optimize.deadline import Deadline
 from optimize.models import TorchModel
 from optimize.shortening import Shortening
@@ -129,7 +129,7 @@ def test_a_run_removes_blocks_until_it_is_so_much_faster(tmp_path, monkeypatch):
         '[[steps]]\nuse = "prune_blocks"\nuntil = "1.5x faster on onnxruntime"\n'
     )
     monkeypatch.setattr(importlib.import_module("runtime.measure"), "MIN_ROUNDS", 2)
-    monkeypatch.setattr(pipeline, "SCREENING_ROUNDS", 2)
+    monkeypatch.setattr(stages, "SCREENING_ROUNDS", 2)
     monkeypatch.setattr(shortening, "ROUNDS", 2)
     report = pipeline.run(recipe.load(tmp_path / "recipe.toml"), out=tmp_path / "out", silent=True)
     row = report.row("onnxruntime-pruned")

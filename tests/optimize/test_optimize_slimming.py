@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from optimize import lock, pipeline, plan, recipe, rounds, slimming
+from optimize import lock, pipeline, plan, recipe, rounds, slimming, stages
 from optimize.build import Builder, Built
 from optimize.deadline import Deadline
 from optimize.latencies import Latency, widths
@@ -137,7 +137,7 @@ def builder(subject, folder):
 def test_a_run_prunes_until_it_is_so_much_faster_and_its_lock_does_the_same_again(asked, tmp_path, monkeypatch):
     measuring = importlib.import_module("runtime.measure")
     monkeypatch.setattr(measuring, "MIN_ROUNDS", 2)
-    monkeypatch.setattr(pipeline, "SCREENING_ROUNDS", 2)
+    monkeypatch.setattr(stages, "SCREENING_ROUNDS", 2)
     monkeypatch.setattr(slimming, "ROUNDS", 2)
     told = preflight(str(tmp_path / "recipe.toml"))
     assert "prune_channels, recover" in told["candidates"]["onnxruntime-pruned-recovered"]["steps"]

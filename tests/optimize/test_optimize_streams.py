@@ -95,7 +95,7 @@ def report(folder):
     """Of a run of it, whose measurement is short; the bundle lies in `out/bundle`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("runtime.measure.MIN_ROUNDS", 2)
-        patch.setattr("optimize.pipeline.SCREENING_ROUNDS", 2)
+        patch.setattr("optimize.stages.SCREENING_ROUNDS", 2)
         return run(folder / "recipe.toml", out=folder / "out", silent=True)
 
 

@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 from test_optimize_report import accuracy, latency, row
 
-from optimize import automatic, lock, pipeline, plan, trials
+from optimize import automatic, lock, plan, stages, trials
 from optimize.deadline import Deadline
 from optimize.pipeline import run
 from optimize.progress import Progress
@@ -158,7 +158,7 @@ def digits(tmp_path_factory):
 def test_a_search_that_was_killed_goes_on_and_a_lock_finds_its_trials(digits, monkeypatch):
     monkeypatch.setattr(automatic, "ENOUGH", 500)
     monkeypatch.setattr(automatic, "MINUTES", 0.01)
-    monkeypatch.setattr(pipeline, "SCREENING_ROUNDS", 1)
+    monkeypatch.setattr(stages, "SCREENING_ROUNDS", 1)
     monkeypatch.setattr(trials, "ROUNDS", 1)
     monkeypatch.setattr("runtime.measure.MIN_ROUNDS", 2)
     asked = {
