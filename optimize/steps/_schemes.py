@@ -9,6 +9,7 @@ from optimize.steps._layers import MULTIPLIES, Graph
 from targets import Scheme
 
 SHOWN = 3  # offenders
+NARROW = 64  # the largest number of 7 bits
 
 
 # the fields of a scheme that are read here
@@ -46,6 +47,33 @@ def conform(proto: Any, scheme: Scheme) -> None:
         )
         for one in (node, *(user for user in graph.users[node.output[0]] if user.op_type == "DequantizeLinear")):
             one.input[1], one.input[2] = names
+
+
+def narrow(proto: Any) -> int:
+    """Halve the numbers of weights that have 8 bits, in place, where 7 are asked for; of how many layers.
+
+    NNCF's `OverflowFix` leaves convolutions in groups as they are, by each channel or not. Rounded twice they are 0.75
+    of a step off at most, in place of 0.5.
+    """
+    from onnx import numpy_helper
+
+    graph = Graph(proto)
+    values = {tensor.name: tensor for tensor in proto.graph.initializer}
+    found = 0
+    for node in graph.nodes:
+        back = graph.maker.get(node.input[1]) if node.op_type in MULTIPLIES else None
+        if back is None or back.op_type != "DequantizeLinear" or not set(back.input) <= set(values):
+            continue
+        number, scale, *point = (numpy_helper.to_array(values[name]) for name in back.input)
+        if np.abs(number.astype(int)).max(initial=0) <= NARROW or any(one.any() for one in point):
+            continue
+        halved = {"number": np.rint(number / 2).astype(number.dtype), "scale": (scale * 2).astype(scale.dtype)}
+        for place, (what, value) in enumerate(halved.items()):
+            back.input[place] = f"{back.output[0]}/{what}"
+            proto.graph.initializer.append(numpy_helper.from_array(value, back.input[place]))
+        found += 1
+    drop_unused(proto)
+    return found
 
 
 def tables_last(proto: Any) -> None:
@@ -137,7 +165,7 @@ def offences(proto: Any, scheme: Scheme) -> list[str]:
                 offends("weights with a zero point", node.name)
             if scale.size > 1 and not scheme.per_channel:
                 offends("weights with a scale a channel", node.name)
-            if scheme.reduce_range and np.abs(number(back, 0).astype(int)).max(initial=0) > 64:
+            if scheme.reduce_range and np.abs(number(back, 0).astype(int)).max(initial=0) > NARROW:
                 offends("weights in 8 bits instead of 7", node.name)
     return [
         f"{what} ({', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''})"

@@ -21,7 +21,7 @@ from optimize.steps._layers import MULTIPLIES, Graph, in_int8
 from optimize.steps._onnxruntime import by_onnxruntime
 from optimize.steps._ranges import ranges
 from optimize.steps._ready import in_float32, refuse_twice
-from optimize.steps._schemes import HEEDED, conform, offences, tables_last
+from optimize.steps._schemes import HEEDED, conform, narrow, offences, tables_last
 from runtime.errors import NothingToDo, StepError
 from targets import Scheme
 
@@ -152,6 +152,9 @@ class Step(Settings):
         def rounding(proto: Any) -> Any:
             rounded = _nncf.quantize(proto, model, context, self, kept)
             conform(rounded, context.scheme)
+            if context.scheme.reduce_range and (halved := narrow(rounded)):
+                said = f"NNCF left the weights of {halved} layers in 8 bits; their numbers were halved to be of 7"
+                context.notes.extend([said] if said not in context.notes else [])
             tables_last(rounded)
             return rounded
 

@@ -431,3 +431,19 @@ def test_wide_weights_have_8_bits_whatever_the_processor(tiny_onnx, image_contex
         )
     assert largest[False] <= 64 < largest[True]
     assert Step(method=method, wide=True).title() == Step(method=method).title() + "-wide"
+
+
+def test_nncf_keeps_to_seven_bits_in_convolutions_of_groups_too(uneven, make_context, tiny_data):
+    context = make_context({"image": tiny_data[0]}, scheme=scheme_of("openvino", "avx2"))
+    before, after = Graph(uneven.path), Graph(Step(method="nncf")(uneven, context).path)
+    exact = {node.name: before.values[node.input[1]] for node in before.of("Conv", "Gemm")}
+    largest = {}
+    for user, node in after.quantized_weights("Conv", "Gemm"):
+        numbers, scale = (after.values[node.input[place]].astype(float) for place in (0, 1))
+        largest[user.name] = np.abs(numbers).max()
+        steps = scale.reshape(-1, *[1] * (numbers.ndim - 1))
+        assert (np.abs(numbers * steps - exact[user.name]) <= 0.76 * steps).all()
+    assert "depthwise" in largest and all(32 < one <= 64 for one in largest.values())
+    assert [note for note in context.notes if "in 8 bits" in note] == [
+        "NNCF left the weights of 1 layers in 8 bits; their numbers were halved to be of 7"
+    ]
