@@ -128,17 +128,17 @@ def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec])
     def convert(batch: Batch) -> Batch:
         feeds, labels = batch
         raw = list(pre.rows({name: list(feeds[name]) for name in made.columns}))
-        told = labels if labels is not None and labels.dtype.kind in "UO" else [None] * len(raw)
+        told = labels is not None and labels.dtype.kind in "UO"
         kept, samples, answers = [], [], []
         with ThreadPoolExecutor(host.cores()) as pool:  # Pillow and tokenizers compute beside Python
-            for row, one in enumerate(pool.map(partial(_sample, made), raw, told)):
+            for row, one in enumerate(pool.map(partial(_sample, made, told), raw, raw if labels is None else labels)):
                 if isinstance(one, InputError):
                     losses.reasons[str(one)] = None
                     losses.lost += 1
                     continue
                 sample, answer = one
                 samples.append(sample)
-                answers += [] if answer is None else [answer]
+                answers += [answer] if told else []
                 kept.append(row)
         losses.read += len(kept)
         if not kept:
@@ -158,10 +158,10 @@ def read(splits: Splits, asked: Sequence[PreSpec], inputs: Sequence[TensorSpec])
     return Read(splits.converted(convert), specs, losses, usual, axes, said)
 
 
-def _sample(made: Preprocessing, raw: Mapping[str, Any], label: Any) -> tuple[list[Any], Array | None] | InputError:
-    """A sample and what its raw label says, where that is to be read too; or why one of them cannot be read."""
+def _sample(made: Preprocessing, told: bool, raw: Mapping[str, Any], label: Any) -> tuple[list[Any], Any] | InputError:
+    """A sample and its label, where that is `told` by raw ones, as they say; or why one of them cannot be read."""
     try:
-        return made.sample(raw), None if label is None else made.label(pre.cell(label), raw)
+        return made.sample(raw), made.label(pre.cell(label), raw) if told else label
     except InputError as error:
         return error
 

@@ -165,8 +165,13 @@ def accuracy_in_turn(run: Run, rows: Rows, margin: float) -> tuple[Rows, float]:
     max_drop: float | None = None
     while (more := _pending(run, rows, max_drop or 0.0, margin)) or max_drop is None:
         rows, max_drop = accuracy(run, rows, "validate_", max_drop, more)
-    left = [name for name, row in rows.items() if row.status == "measured" and row.validate_ is None]
-    return {**rows, **{name: rows[name].model_copy(update={"reason": UNJUDGED}) for name in left}}, max_drop
+    changed = dict(rows)
+    for name, row in rows.items():
+        if row.status == "measured" and row.validate_ is None:
+            changed[name] = row.model_copy(update={"reason": UNJUDGED})
+        elif row.status in ("failed", "wrong"):  # how fast is of no interest
+            changed[name] = row.model_copy(update={"latency": None})
+    return changed, max_drop
 
 
 def _pending(run: Run, rows: Rows, max_drop: float, margin: float) -> list[str]:
