@@ -75,8 +75,10 @@ def _noise(
         lost = noise.by_layer(before, after, splits.calibrate, SAMPLES, Path(folder))
         if before.path in told_of:
             return candidate.name, {"noise": lost}
+        told = list[str]()
         minded = sensitivity.by_layer(
-            before, after, splits.calibrate, splits.validate, metric, Path(folder), progress.count, lost, EACH_S, notes
+            before, after, splits.calibrate, splits.validate, metric, Path(folder), progress.count, lost, EACH_S, told
         )
+        notes += [f"{candidate.name}: {note}" for note in told]
         told_of.add(before.path)
         return candidate.name, {"noise": lost, "sensitivity": minded}

@@ -193,9 +193,9 @@ def measured_how(report: Report) -> str:
             f"({', '.join(report.states)}); a latency is that of one step"
         )
     if any(judged(row)[1] for row in report.candidates):
-        text += (
-            ". v: on validate; a search judges on test what it chose, what that stands beside, and what nothing beats"
-        )
+        shown = "what it chose, what that stands beside, and what nothing beats"
+        who = "a quick run judges on test what it chose" if looked_once(report) else f"a search judges on test {shown}"
+        text += f". v: on validate; {who}"
     if any(row.status == "measured" and not judged(row)[0] for row in report.candidates):
         text += f". Without {report.data.judged_by}: it would not be chosen whatever that came to, and was not judged"
     return text + "."
