@@ -3,7 +3,8 @@
     claims(place)    whether this looks like data of this kind
     load(place)      -> Splits
 
-A split streams: each pass over it makes a fresh iterator of batches, so that it need not fit into memory.
+A split streams: each pass over it makes a fresh iterator of batches, so that it need not fit into memory. What answers
+are judged by is held there from its first pass on, where it is small (`_held`).
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from optimize.data._batch import cut as cut
 from optimize.data._batch import joined, picked, shapes
 from optimize.data._batch import resized as resized
 from optimize.data._division import in_order
+from optimize.data._held import Held
 from optimize.data._profile import Profile
 from runtime import listing
 from runtime.errors import InputError
@@ -147,6 +149,17 @@ class Splits:
 
         calibrate, validate, test = map(wrap, self)
         return replace(self, calibrate=calibrate, validate=validate, test=test, notes=(*self.notes, *notes))
+
+    def held(self) -> "Splits":
+        """With validate and test in memory from their first pass on, where they are small.
+
+        Calibrate is read anew: what is trained on may be turned and cut otherwise each time.
+        """
+
+        def once(split: Split) -> Split:
+            return replace(split, passes=Held(split.batches), convert=lambda batch: batch)
+
+        return replace(self, validate=once(self.validate), test=once(self.test))
 
     def __iter__(self) -> Iterator[Split]:
         return iter((self.calibrate, self.validate, self.test))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from optimize import data
 from optimize.data import NAMES, Split, Splits, cut, examine, from_arrays, infer_inputs, prepare, resized, to_batch
+from optimize.data._held import Held
 from runtime.errors import InputError
 from runtime.tensors import TensorSpec
 
@@ -537,3 +538,42 @@ def test_samples_that_lie_along_another_axis_are_joined_and_cut_along_it():
     np.testing.assert_array_equal(full["h"], h[:, [0, 1, 0, 1, 0]])
     np.testing.assert_array_equal(full["x"], x[[0, 1, 0, 1, 0]])
     np.testing.assert_array_equal(cut((feeds, None), 1, 2, split.axes)[0]["h"], h[:, 1:2])
+
+
+def test_what_answers_are_judged_by_is_read_once_where_it_is_small():
+    read = []
+
+    def passes(name):
+        def begun():
+            read.append(name)
+            yield {"x": np.full((3, 2), len(read), np.float32)}, np.arange(3)
+            yield {"x": np.full((2, 2), len(read), np.float32)}, np.arange(2)
+
+        return begun
+
+    splits = Splits.of({name: passes(name) for name in NAMES}).held()
+    for split in splits:
+        first = [(feeds["x"].copy(), labels) for feeds, labels in split.batches(2)]
+        for _ in range(2):
+            again = list(split.batches(2))
+            pairs = zip(first, again, strict=True)
+            same = all(np.array_equal(x, feeds["x"]) and np.array_equal(y, labels) for (x, y), (feeds, labels) in pairs)
+            assert len(again) == 3 and same == (split.name != "calibrate")
+    assert [read.count(name) for name in NAMES] == [3, 1, 1]
+
+
+@pytest.mark.parametrize("most", [0, 59, 60, 100])
+def test_what_is_too_large_or_was_not_read_to_its_end_is_read_anew(most):
+    read = []
+
+    def passes():
+        for _ in range(2):
+            read.append(1)
+            yield {"x": np.zeros((3, 2), np.float32)}, np.zeros(3, np.uint16)  # 30 bytes
+
+    held = Held(passes, most)
+    next(iter(held()))
+    assert len(read) == 1  # given up after the first
+    for _ in range(3):
+        assert len(list(held())) == 2
+    assert len(read) == 1 + (2 if most >= 60 else 6)
