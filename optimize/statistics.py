@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -72,12 +73,18 @@ def paired_drop(
     if n == 1:
         original, candidate = _in_blocks(original), _in_blocks(candidate)
     parts = len(original)
-    random = np.random.default_rng(seed)
-    drops = np.empty(resamples)
-    for i in range(resamples):
-        samples = random.integers(0, parts, parts)
-        drops[i] = sign * (finish(original.take(samples)) - finish(candidate.take(samples)))
+    before, after = (one(rows, finish, seed, resamples) for one, rows in ((_kept, original), (_resampled, candidate)))
+    drops = sign * (before - after)
     return Drop(value, *_bounds(drops, parts), n, None)
+
+
+def _resampled(rows: Rows, finish: Callable[[Array], float], seed: int, resamples: int) -> Array:
+    """The figure of each resampling of the samples, which are the same ones for as many samples and a seed."""
+    random = np.random.default_rng(seed)
+    return np.array([finish(rows.take(random.integers(0, len(rows), len(rows)))) for _ in range(resamples)])
+
+
+_kept = lru_cache(maxsize=2)(_resampled)  # of the original, with which each candidate is compared
 
 
 def unpaired_drop(

@@ -377,9 +377,9 @@ def _choice(trained: bool, material: Material) -> tuple[Split, int, list[str]]:
         return splits.validate, own, []
 
     def passes() -> Iterator[Batch]:
-        yield from splits.validate.passes()
+        yield from splits.validate.batches()
         left = more
-        for feeds, labels in splits.calibrate.passes():
+        for feeds, labels in splits.calibrate.batches():
             kept = {name: value[:left] for name, value in feeds.items()}
             yield kept, None if labels is None else labels[:left]
             left -= len(next(iter(kept.values())))
@@ -390,7 +390,7 @@ def _choice(trained: bool, material: Material) -> tuple[Split, int, list[str]]:
         f"validate has {own} samples, which tell little: the choice went by {more} of calibrate too, on which no step "
         "trained"
     )
-    return replace(splits.validate, passes=passes), own + more, [said]
+    return Split(splits.validate.name, passes), own + more, [said]
 
 
 def _axes(recipe: Recipe, inputs: tuple[TensorSpec, ...], padded: Axes) -> dict[str, dict[str, int]]:

@@ -20,7 +20,7 @@ Outputs = Mapping[str, Array]
 MASKS = ("attention_mask", "input_mask", "mask")  # inputs that are above 0 where there is no padding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """What a metric keeps of some samples: (rows, k) float64, and how many of the rows each sample owns.
 
@@ -56,6 +56,8 @@ class Rows:
 
     def head(self, samples: int) -> "Rows":
         """Those of the first samples."""
+        if samples >= len(self):
+            return self
         counts = self.counts[:samples]
         return Rows(self.values[: counts.sum()], counts)
 

@@ -79,26 +79,31 @@ def _matched(answers: Array, objects: Array) -> list[Any]:
 
 
 def finish(rows: Array, overlaps: int = OVERLAPS) -> float:
-    """The figure of these rows, the mean over the first so many overlaps; NaN without an object."""
-    of_object = np.isnan(rows[:, 1]) & (rows[:, 0] >= 0)
-    values = []
-    for number in np.unique(rows[of_object, 0]):
-        own = rows[rows[:, 0] == number]
-        wanted = int(np.isnan(own[:, 1]).sum())
-        answers = own[~np.isnan(own[:, 1])]
-        answers = answers[np.argsort(-answers[:, 1], kind="mergesort")]
-        if not len(answers):
-            values.append(0.0)
-            continue
-        hits = answers[:, 2 : 2 + overlaps]
-        right = np.cumsum(hits, 0)
-        precision = right / np.arange(1, len(right) + 1)[:, None]
-        precision = np.maximum.accumulate(precision[::-1], 0)[::-1]  # at a recall: the best at it or above
-        # the recalls that are first reached with so many hits, which a bootstrap asks for thousands of times
-        first = np.bincount(np.searchsorted(np.arange(wanted + 1) / wanted, RECALLS), minlength=len(answers) + 1)
-        reached = (hits * first[right.astype(np.int64)] * precision).sum(0) + first[0] * precision[0]
-        values.append(float(reached.mean()) / len(RECALLS))
-    return float(np.mean(values)) if values else float("nan")
+    """The figure of these rows, the mean over the first so many overlaps; NaN without an object.
+
+    A bootstrap asks for it thousands of times, hence all classes and overlaps at once, and of the answers, once they
+    are ranked, the right ones alone: the best precision at a recall or above it is that of a right one.
+    """
+    answered = ~np.isnan(rows[:, 1])
+    numbers, wanted = np.unique(rows[~answered & (rows[:, 0] >= 0), 0], return_counts=True)
+    if not len(numbers):
+        return float("nan")
+    answers = rows[answered & np.isin(rows[:, 0], numbers)]
+    answers = answers[np.lexsort((-answers[:, 1], answers[:, 0]))]  # class by class, the surest first
+    kind = np.searchsorted(numbers, answers[:, 0])
+    rank = np.arange(len(answers)) - np.searchsorted(kind, kind) + 1
+    overlap, answer = np.nonzero(answers[:, 2 : 2 + overlaps].T)
+    group = overlap * len(numbers) + kind[answer]
+    begins = np.searchsorted(group, group)
+    right = np.arange(len(group)) - begins + 1
+    precision = right / rank[answer]
+    apart = 2.0 * group  # more than any precision: groups do not reach into one another
+    best = np.maximum.accumulate((precision - apart)[::-1])[::-1] + apart
+    most = wanted[kind[answer]]
+    # how many of the recalls are first reached with so many right ones; the recall of 0 is, with none
+    first = np.searchsorted(RECALLS, right / most, "right") - np.searchsorted(RECALLS, (right - 1) / most, "right")
+    reached = (first * best).sum() + best[np.unique(begins)].sum()
+    return float(reached) / (len(numbers) * overlaps * len(RECALLS))
 
 
 METRIC = Metric("average_precision", "share", True, _update, finish)
