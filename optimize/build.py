@@ -21,7 +21,7 @@ from optimize.report import Made
 from optimize.steps import Context, Settings
 from optimize.subject import Subject
 from optimize.tables import Limits
-from optimize.verify import SAMPLES, interpreter, judge, signal_to_noise, sized_feeds
+from optimize.verify import SAMPLES, Interpreted, interpreter, signal_to_noise, sized_feeds
 from runtime import contender, engines, host
 from runtime.cache import Cache, address, digest
 from runtime.contender import Contender, Worker
@@ -127,6 +127,7 @@ class Builder:
             "memory_bytes": int((limits.memory_gib or 0) * 2**30),
         }
         self._progress = progress
+        self._interpreted = Interpreted(self._feeds)
         self._made: dict[str, tuple[TorchModel | OnnxModel, Made] | StepError] = {}
 
     def train(self, candidates: Sequence[Candidate]) -> None:
@@ -185,7 +186,7 @@ class Builder:
         # an engine may compute in float what the file rounds between: a level is a level there too
         names = {*counts, "int8"} if model.rounds else set(counts)
         formats = [engines.get(engine).TOLERANCE.get(name, 0.0) for name in names]
-        wanted, decoding = judge(model).run(self._feeds(model)), model.specs.decoding
+        wanted, decoding = self._interpreted(model), model.specs.decoding
         if lost := _disagrees(answer, wanted, max(formats, default=0.0) or 1e-3, decoding):
             return lost
         return Built(model, {role: Path(file) for role, file in files.items()}, opened, describe(counts), made, body)
@@ -341,8 +342,7 @@ class Builder:
 
     def _signal_to_noise(self, before: OnnxModel, after: OnnxModel) -> float | None:
         """In dB; None where an output has another size, another number of boxes say."""
-        feeds = self._feeds(before)
-        got, wanted = judge(after).run(feeds), judge(before).run(feeds)
+        got, wanted = self._interpreted(after), self._interpreted(before)
         for name, value in got.items():
             if not np.isfinite(value).all() and np.isfinite(wanted[name]).all():
                 raise StepError(f"its result gives NaN or infinity in the output '{name}' on calibration data")

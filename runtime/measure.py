@@ -23,7 +23,7 @@ from runtime.tensors import Array
 MIN_ROUNDS = 8
 PRECISION = 0.02  # half-width of the ratio's interval at which to stop
 BLOCK_S, BLOCK_CALLS, MIRRORED = 0.05, 3, 2  # of slow calls few: rounds are what is counted
-INSIDE_S = 0.02  # a round, for the second column
+INSIDE_S = 0.02  # a round, and one call at least, for the second column
 STILL_S, STILL_SHARE, STILL_LIMIT_S = 0.02, 0.02, 2.0
 PAUSE_S = 0.1  # where CPU times cannot be read
 
@@ -212,7 +212,7 @@ def _round(
                 continue
             wait_still([w for n, w in workers.items() if n != name and n not in {*failed, *gone}], clock, sleep)
             try:
-                inside = worker.inside(INSIDE_S, BLOCK_CALLS)
+                inside = worker.inside(INSIDE_S, 1)
             except (WorkError, InputError):  # the latency has been measured, and is not lost with it
                 inside = np.empty(0, np.int64)
                 gone.add(name)  # its process may have ended, and has no processor time then

@@ -252,3 +252,20 @@ def test_one_recording_has_the_interval_of_its_blocks():
     together[:60] = 0  # all at one place: much less is known
     wide = paired_drop(Rows(right, one), Rows(together, one), share, True)
     assert wide.value == found.value and wide.high - wide.low > 2 * (found.high - found.low)
+
+
+def test_the_original_is_resampled_once_for_all_candidates():
+    random = np.random.default_rng(0)
+    original, one, other = (Rows.of(random.standard_normal((40, 1))) for _ in range(3))
+    calls = []
+
+    def finish(rows):
+        calls.append(len(rows))
+        return float(np.mean(rows))
+
+    drops = [paired_drop(original, rows, finish, True, resamples=200) for rows in (one, other)]
+    assert len(calls) == 4 + 200 * 3  # the figures themselves, the original's resamplings, the candidates'
+    again = Rows(original.values.copy(), original.counts)  # other rows, though equal, are resampled anew
+    assert paired_drop(again, other, finish, True, resamples=200) == drops[1]
+    assert len(calls) == 6 + 200 * 5
+    assert paired_drop(original, other, finish, True, seed=1, resamples=200) != drops[1]

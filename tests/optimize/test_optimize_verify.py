@@ -1,8 +1,9 @@
 import numpy as np
+import onnx
 import pytest
 
 from optimize.models import read_onnx
-from optimize.verify import batch_sizes, check_equal, judge, signal_to_noise, sized_feeds
+from optimize.verify import Interpreted, batch_sizes, check_equal, judge, signal_to_noise, sized_feeds
 from runtime.errors import StepError
 from runtime.tensors import TensorSpec
 
@@ -66,3 +67,26 @@ def test_signal_to_noise_in_decibels():
     wanted = {"a": np.full(10, 10.0), "b": np.full(10, 10.0)}
     assert signal_to_noise({"a": wanted["a"] * 1.1, "b": wanted["b"] * 1.01}, wanted) == pytest.approx(20)
     assert signal_to_noise(wanted, wanted) == np.inf
+
+
+def test_what_a_file_answers_is_asked_once_of_the_last_two(tiny_onnx, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("optimize.verify.judge", lambda model: asked.append(model.path) or judge(model))
+    feeds = {"image": np.ones((2, 3, 8, 8), np.float32)}
+    files = [tiny_onnx, *(tmp_path / f"{name}.onnx" for name in "bc")]
+    for number, file in enumerate(files[1:]):  # the same graph, other bytes
+        proto = onnx.load(tiny_onnx)
+        proto.doc_string = f"copy {number}"
+        onnx.save(proto, file)
+    one, two, three = (read_onnx(file) for file in files)
+    found = Interpreted(lambda model: {spec.name: feeds["image"][:, : spec.shape[1]] for spec in model.specs.inputs})
+    for model in (one, one, two, one, three, one):
+        assert all(
+            np.array_equal(value, judge(model).run(found._feeds(model))[key]) for key, value in found(model).items()
+        )
+    assert asked == [files[0], files[1], files[2]]
+    found(two)  # the one that was asked for longest ago
+    assert asked == [files[0], files[1], files[2], files[1]]
+    onnx.save(onnx.load(files[2]), files[1])  # another file of the same name
+    found(two)
+    assert len(asked) == 5
