@@ -27,7 +27,7 @@ from runtime import host
 from runtime.cache import Cache, default_folder
 from runtime.contender import Worker
 from runtime.errors import WorkError
-from runtime.measure import BLOCK_CALLS, BLOCK_S, MIRRORED
+from runtime.measure import BLOCK_CALLS, BLOCK_S
 
 MIB = 2**20
 START_S = 1.5  # of a process with an engine library in it
@@ -121,7 +121,7 @@ def _seconds(
     """Compiling, evaluating and timing what runs here, by what the plain models took."""
     alive = [(one, tried[one.target.name]) for one in candidates if tried[one.target.name]["runs_here"] == "yes"]
     samples = sum(facts.samples for name, facts in subject.facts.splits.items() if name != "calibrate")
-    blocks = 2 * MIRRORED * sum(max(BLOCK_S, BLOCK_CALLS * row["call_s"]) for _, row in alive)
+    blocks = 2 * sum(max(BLOCK_S, BLOCK_CALLS * row["call_s"]) for _, row in alive)
     return float(
         sum(row["compile_s"] + samples / subject.batch * row["call_s"] for _, row in alive)
         + SCREENING_ROUNDS * (blocks + START_S * len(alive))

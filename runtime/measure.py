@@ -109,6 +109,7 @@ def measure(
     *,
     budget_s: float = 20.0,
     rounds: int | None = None,
+    mirrored: int = MIRRORED,
     twin: bool = True,
     seed: int = 0,
     log: Path | None = None,
@@ -124,6 +125,7 @@ def measure(
         feeds: the arrays of each call.
         budget_s: after which to stop, though never before 8 rounds.
         rounds: exactly so many instead.
+        mirrored: how often each has its two blocks in a round; once is enough for a first look.
         twin: also run the base against itself.
         seed: of the orders.
         log: where the workers' chatter goes.
@@ -149,7 +151,7 @@ def measure(
         order = [str(name) for name in random.permutation(list(alive))]
         # the first round's are started anew: their cold start is on the clock
         started = alive if done else {name: replace(one, modules=()) for name, one in alive.items()}
-        found, errors, still = _round(started, order, feeds, log, start, clock, sleep)
+        found, errors, still = _round(started, order, mirrored, feeds, log, start, clock, sleep)
         for name, reason in errors.items():
             if alive.pop(name).name == base.name:
                 raise WorkError(f"{base.name}, with which the others are compared, failed: {reason}")
@@ -174,6 +176,7 @@ def measure(
 def _round(
     alive: Mapping[str, Contender],
     order: Sequence[str],
+    mirrored: int,
     feeds: Mapping[str, Array],
     log: Path | None,
     start: Callable[[Contender, Mapping[str, Array], Path | None], Worker],
@@ -193,7 +196,7 @@ def _round(
                 workers[name] = start(alive[name], feeds, log)
             except WorkError as error:
                 failed[name] = str(error)
-        for name in (*order, *reversed(order)) * MIRRORED:
+        for name in (*order, *reversed(order)) * mirrored:
             if name in failed:
                 continue
             still.append(wait_still([w for n, w in workers.items() if n != name and n not in failed], clock, sleep))

@@ -267,7 +267,7 @@ def examine(split: Split, inputs: Sequence[TensorSpec]) -> Facts:
     # a batch that is baked into the model is not the data's: it is cut and filled up when the model is called
     batch = next((spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)), "samples")
     inputs = [replace(spec, shape=(batch, *spec.shape[1:])) if spec.shape else spec for spec in inputs]
-    digest, profile = hashlib.sha256(), Profile()
+    digest, profile = hashlib.sha256(), Profile(ranged=split.name != "test")
     samples, low, high, labelled, integer, maps, text = 0, None, None, True, False, False, False
     for feeds, labels in split.batches():
         try:

@@ -80,10 +80,12 @@ class Profile:
     """Of one split.
 
     Attributes:
+        ranged: spreads are looked at; of test nobody compares them.
         prints: a hash of each sample's inputs, in order.
         spreads: by floating input.
     """
 
+    ranged: bool = True
     prints: list[bytes] = field(default_factory=list)
     spreads: dict[str, Spread] = field(default_factory=dict)
 
@@ -95,7 +97,7 @@ class Profile:
                 digest.update(value[index : index + 1].data)
             self.prints.append(digest.digest())
         for name, value in feeds.items():
-            if value.dtype.kind == "f" and value.size:
+            if self.ranged and value.dtype.kind == "f" and value.size:
                 spread = self.spreads.setdefault(name, Spread())
                 for start in range(0, len(value), LOOKED_AT):  # a batch may be all there is, and float64 twice as much
                     spread.update(value[start : start + LOOKED_AT])

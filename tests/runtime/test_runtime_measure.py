@@ -371,3 +371,13 @@ def test_a_failure_of_the_second_column_loses_nothing_else():
     assert [len(calls) > 0 for calls in found.traces["b"].inside] == [True, False, True]
     assert found.traces["b"].inside_ms == 0.0007
     assert found.ratio("b").value == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("mirrored", [1, 2])
+def test_a_round_is_mirrored_as_often_as_is_asked(mirrored):
+    world = World()
+    found = world.measure("ab", rounds=3, mirrored=mirrored)
+    for trace in found.traces.values():
+        assert [len(calls) for calls in trace.rounds] == [2 * mirrored * BLOCK_CALLS] * 3
+    blocks = [name for what, name in world.events if what == "block"]
+    assert blocks[:4] == [*blocks[:2], *reversed(blocks[:2])]
