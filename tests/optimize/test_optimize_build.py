@@ -171,26 +171,22 @@ def test_what_cannot_be_built_here_is_judged_by_its_file(builder, tiny_data):
         np.testing.assert_array_equal(worker.outputs["output"], judge(found.model).run(feeds)["output"])
 
 
-class Off:
-    """A judge whose answers are another's."""
-
-    def __init__(self, model, change):
-        self.session, self.change = judge(model), change
-
-    def run(self, feeds):
-        return {name: self.change(value) for name, value in self.session.run(feeds).items()}
+def off(builder, factor):
+    """What a file answers, so many times as large."""
+    meant = builder._interpreted
+    return lambda model: {name: value * factor for name, value in meant(model).items()}
 
 
 @pytest.mark.parametrize("factor", [1.01, -1.0])
 def test_an_engine_that_differs_from_its_file_is_wrong(builder, monkeypatch, factor):
-    monkeypatch.setattr(build, "judge", lambda model: Off(model, lambda value: value * factor))
+    monkeypatch.setattr(builder, "_interpreted", off(builder, factor))
     lost = builder.build(candidate())
     assert lost.status == "wrong" and "its output 'output' differs from its own ONNX file by" in lost.reason
     assert "allowed 0.001" in lost.reason
 
 
 def test_the_tolerance_is_that_of_the_engine_for_the_format_that_runs(builder, monkeypatch):
-    monkeypatch.setattr(build, "judge", lambda model: Off(model, lambda value: value * 1.01))
+    monkeypatch.setattr(builder, "_interpreted", off(builder, 1.01))
     monkeypatch.setitem(engine.TOLERANCE, "f32", 0.1)
     assert isinstance(builder.build(candidate()), Built)
 
@@ -198,7 +194,7 @@ def test_the_tolerance_is_that_of_the_engine_for_the_format_that_runs(builder, m
 def test_what_a_file_rounds_may_be_a_level_apart_in_whatever_it_is_computed(builder, monkeypatch):
     plain, rounded = (builder.build(candidate("onnxruntime", "steps", steps)) for steps in ((), (Quantize(),)))
     assert (plain.model.rounds, rounded.model.rounds) == (False, True)
-    monkeypatch.setattr(build, "judge", lambda model: Off(model, lambda value: value * 1.01))
+    monkeypatch.setattr(builder, "_interpreted", off(builder, 1.01))
     assert builder.build(candidate()).status == "wrong"
     monkeypatch.setattr(OnnxModel, "rounds", True)
     assert isinstance(builder.build(candidate()), Built)
