@@ -316,9 +316,9 @@ def test_eval_says_exceeds_with_exit_code_1(place, call, tiny_onnx, tiny_data):
     session = engines.get("onnxruntime").open({"model": tiny_onnx}, read_onnx(tiny_onnx).specs, host.facts(), {})
     labels = session.run({"image": x})["output"].argmax(1)
     np.savez("sure.npz", x=x, y=labels)
-    code, out, _ = call("eval", tiny_onnx, tiny_onnx, "broken.onnx", "--data", "sure.npz", "--json")
+    code, out, err = call("eval", tiny_onnx, tiny_onnx, "broken.onnx", "--data", "sure.npz", "--json")
+    assert code == 1, err
     found = json.loads(out)["models"]
-    assert code == 1
     assert found["broken.onnx"]["verdict"] == "exceeds"
     assert found[f"{tiny_onnx} (2)"]["drop"] == 0
 

@@ -137,9 +137,9 @@ class Splits:
 
         def passes() -> Iterator[Batch]:
             for split in self:
-                yield from split.passes()
+                yield from split.batches()
 
-        return Split("all", passes, self.calibrate.convert)
+        return Split("all", passes)
 
     def converted(self, change: Callable[[Batch], Batch], notes: Sequence[str] = ()) -> "Splits":
         """With what each batch becomes once it is what it is now."""
