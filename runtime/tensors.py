@@ -194,6 +194,10 @@ def _check_text(spec: TensorSpec, value: Array) -> None:
         raise InputError(f"input '{spec.name}' has dtype {value.dtype}; this model takes text: value.astype(str).")
 
 
+Sole = tuple[str, Any, Any]  # the only input's name, dtype and shape
+NOT_ONE: Sole = ("", None, None)
+
+
 class FeedCheck:
     """`check_feeds` for every call of one model: shapes that it found right are known again at once.
 
@@ -209,8 +213,8 @@ class FeedCheck:
         self._nan = nan
         self._right: dict[tuple[Any, ...], None] = {}
 
-    def __call__(self, feeds: Mapping[str, Any]) -> None:
-        """Raise InputError as `check_feeds` does."""
+    def __call__(self, feeds: Mapping[str, Any]) -> Sole:
+        """What the only input is like, if one that is like it need not be looked at; raises as `check_feeds` does."""
         seen: tuple[Any, ...] = ()
         try:
             for name, value in feeds.items():  # in the path of every call, where a microsecond is seen
@@ -227,6 +231,11 @@ class FeedCheck:
             for name, value in feeds.items():
                 if value.dtype.kind in "fc" and np.isnan(value).any():
                     raise InputError(f"input '{name}' has NaN, and this model was loaded with check_nan=True.")
+            return NOT_ONE
+        if len(feeds) != 1 or seen not in self._right:
+            return NOT_ONE
+        ((name, value),) = feeds.items()
+        return name, value.dtype, value.shape
 
 
 def _listed(specs: Sequence[TensorSpec]) -> str:

@@ -309,6 +309,25 @@ def test_a_wrong_call_never_reaches_the_engine(arguments):
     assert session.calls == 0
 
 
+@pytest.mark.parametrize("check_nan", [False, True])
+def test_a_wrong_call_between_right_ones_never_reaches_the_engine(check_nan):
+    class Looks:
+        dtype, shape = np.dtype(np.float32), (2,)
+
+    session, right = Fake(), np.zeros(2, np.float32)
+    model = fake_model(session, check_nan=check_nan)
+    wrong = [
+        {"x": right}, {"image": right, "x": right}, {}, {"image": np.zeros(2)}, {"image": Looks()}, {"image": [0.0]},
+        {"image": np.zeros((2, 2), np.float32)}, {"image": right.astype(">f4")}, [1], np.zeros(3),
+    ]  # fmt: skip
+    for number, feeds in enumerate(wrong):
+        for length in (2, 2, 5):
+            assert model.run({"image": np.zeros(length, np.float32)})["output"].shape == (length,)
+        with pytest.raises(InputError):
+            model.run(feeds)
+        assert session.calls == 3 * (number + 1)
+
+
 def test_the_engine_of_a_model_is_the_last_decision():
     assert fake_model(Fake()).engine == "b"
 
