@@ -169,8 +169,8 @@ def read_data(
     read = preprocessing.read(loaded, pre, given)
     try:
         inputs = given or data_folder.infer_inputs(read.splits.calibrate.take(1))
-        held = streaming.given if streaming else inputs
-        splits = data_folder.prepare(read.splits, held).held()
+        splits = data_folder.prepare(read.splits, streaming.given if streaming else inputs)
+        splits = splits if read.axes else splits.held()
         held = streaming.recorded(splits.calibrate.take(1)[0]) if streaming else inputs
         facts = {}
         read.losses.lost = 0  # from here on each sample is read once
@@ -377,9 +377,9 @@ def _choice(trained: bool, material: Material) -> tuple[Split, int, list[str]]:
         return splits.validate, own, []
 
     def passes() -> Iterator[Batch]:
-        yield from splits.validate.batches()
+        yield from splits.validate.passes()
         left = more
-        for feeds, labels in splits.calibrate.batches():
+        for feeds, labels in splits.calibrate.passes():
             kept = {name: value[:left] for name, value in feeds.items()}
             yield kept, None if labels is None else labels[:left]
             left -= len(next(iter(kept.values())))
@@ -390,7 +390,7 @@ def _choice(trained: bool, material: Material) -> tuple[Split, int, list[str]]:
         f"validate has {own} samples, which tell little: the choice went by {more} of calibrate too, on which no step "
         "trained"
     )
-    return Split(splits.validate.name, passes), own + more, [said]
+    return replace(splits.validate, passes=passes), own + more, [said]
 
 
 def _axes(recipe: Recipe, inputs: tuple[TensorSpec, ...], padded: Axes) -> dict[str, dict[str, int]]:

@@ -137,9 +137,9 @@ class Splits:
 
         def passes() -> Iterator[Batch]:
             for split in self:
-                yield from split.batches()
+                yield from split.passes()
 
-        return Split("all", passes)
+        return Split("all", passes, self.calibrate.convert)
 
     def converted(self, change: Callable[[Batch], Batch], notes: Sequence[str] = ()) -> "Splits":
         """With what each batch becomes once it is what it is now."""
@@ -151,15 +151,20 @@ class Splits:
         return replace(self, calibrate=calibrate, validate=validate, test=test, notes=(*self.notes, *notes))
 
     def held(self) -> "Splits":
-        """With validate and test in memory from their first pass on, where they are small.
+        """With batches as they are now, validate's and test's in memory from the first pass on, where that is small.
 
-        Calibrate is read anew: what is trained on may be turned and cut otherwise each time.
+        Calibrate is read anew: what is trained on may be turned and cut otherwise each time. Not for batches that are
+        padded: how long a sample is would no longer be of the batch that is asked for.
         """
 
-        def once(split: Split) -> Split:
-            return replace(split, passes=Held(split.batches), convert=lambda batch: batch)
+        def made(split: Split, passes: Callable[[], Iterable[Batch]]) -> Split:
+            return replace(split, passes=passes, convert=lambda batch: batch)
 
-        return replace(self, validate=once(self.validate), test=once(self.test))
+        calibrate, validate, test = self
+        return replace(
+            self, calibrate=made(calibrate, calibrate.batches), validate=made(validate, Held(validate.batches)),
+            test=made(test, Held(test.batches)),
+        )  # fmt: skip
 
     def __iter__(self) -> Iterator[Split]:
         return iter((self.calibrate, self.validate, self.test))
