@@ -170,7 +170,7 @@ def read_data(
     try:
         inputs = given or data_folder.infer_inputs(read.splits.calibrate.take(1))
         splits = data_folder.prepare(read.splits, streaming.given if streaming else inputs)
-        splits = splits if read.axes else splits.held()
+        splits = splits if read.axes or streaming else splits.held()
         held = streaming.recorded(splits.calibrate.take(1)[0]) if streaming else inputs
         facts = {}
         read.losses.lost = 0  # from here on each sample is read once
