@@ -22,7 +22,7 @@ class Held:
 
     def __call__(self) -> Iterator[Batch]:
         if self._held is not None:
-            yield from self._held
+            yield from map(_apart, self._held)
             return
         seen, size = list[Batch](), 0
         for batch in self._passes():
@@ -30,9 +30,15 @@ class Held:
             if size > self._most:
                 self._fits = False
             if self._fits:
-                seen.append(batch)
+                seen.append(_apart(batch))
             else:
                 seen.clear()
             yield batch
         if self._fits:
             self._held = seen
+
+
+def _apart(batch: Batch) -> Batch:
+    """With labels of its own: a user's metric may write into them."""
+    feeds, labels = batch
+    return dict(feeds), None if labels is None else labels.copy()

@@ -562,6 +562,15 @@ def test_what_answers_are_judged_by_is_read_once_where_it_is_small():
     assert [read.count(name) for name in NAMES] == [3, 1, 1]
 
 
+def test_who_writes_into_labels_writes_into_no_later_pass():
+    held = Held(lambda: iter([({"x": np.zeros((3, 2), np.float32)}, np.arange(3))]))
+    for _ in range(3):
+        ((feeds, labels),) = held()
+        assert labels.tolist() == [0, 1, 2] and list(feeds) == ["x"]
+        labels[:] = 7
+        feeds.clear()
+
+
 @pytest.mark.parametrize("most", [0, 59, 60, 100])
 def test_what_is_too_large_or_was_not_read_to_its_end_is_read_anew(most):
     read = []
