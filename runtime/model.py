@@ -122,9 +122,9 @@ class Model:
         """
         name, dtype, shape = self._sole
         try:  # an engine leaves little of Python in the caches, so what is like the last call's is told in few steps
-            value = feeds[name]
+            value = feeds.get(name)
             same = type(value) is np.ndarray and value.dtype is dtype and value.shape == shape and len(feeds) == 1
-        except (KeyError, TypeError, IndexError):
+        except AttributeError:  # no mapping: the check says it
             same = False
         if not same:
             self._sole = self._check(feeds)
