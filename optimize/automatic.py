@@ -22,6 +22,7 @@ ENOUGH = 2000  # labelled samples of calibrate, from which on a pruned model has
 KEPT = (0.7, 0.5)  # shares of the multiplications that pruning keeps; `trials` has more
 BLOCKS, GONE = 6, 0.4  # from so many residual blocks on, the share of them that goes
 MINUTES = 1.5  # of training for each
+QUICK = 100  # samples of calibrate, by which a quick run rounds
 HEAVY = 8 * 2**20  # weights of products in bytes, from which on a call may wait for memory
 
 Steps = tuple[Settings, ...]
@@ -59,7 +60,7 @@ def lists(recipe: Recipe, model: "nn.Module | Path", facts: Mapping[str, Facts])
     if made.trees or made.rounded or not (made.convolutions or made.products):
         return (recipe.whole(()),)
     if recipe.search.quick:
-        return (recipe.whole([steps.get("quantize_static")()]),)
+        return (recipe.whole([steps.get("quantize_static").model_validate({"samples": QUICK})]),)
     # what torch wrote as a program cannot be trained, nor be taught through states that go from call to call
     trainable = not isinstance(model, Path) and not recipe.is_program() and not recipe.model.states
     if trainable and made.convolutions and _learnable(facts):

@@ -23,7 +23,7 @@ from optimize.steps import name_of
 from optimize.subject import Subject
 from optimize.tables import allowed_drop
 from runtime.errors import Error, InputError
-from runtime.measure import MIRRORED, Measurement, measure
+from runtime.measure import Measurement, measure
 
 ORIGINAL = "original"
 LOST = ("failed", "wrong", "dropped")
@@ -288,7 +288,7 @@ def measured(run: Run, names: Sequence[str], rounds: int | None = None) -> tuple
     asked, before = run.asked.measure, Neighbours.now()
     found = measure(
         [run.subject.contender, *(run.built[name].contender for name in names)], run.subject.feeds,
-        budget_s=asked.budget * len(names), rounds=rounds, mirrored=1 if rounds else MIRRORED, twin=rounds is None,
+        budget_s=asked.budget * len(names), rounds=rounds, brief=rounds is not None, twin=rounds is None,
         log=run.log, seed=asked.seed, progress=run.progress.count,
     )  # fmt: skip
     return found, Neighbours.now().since(before)

@@ -32,7 +32,7 @@ from runtime.tensors import Array, Specs, TensorSpec
 
 DAMAGED = 0.05  # the share of samples that may be left out because they cannot be read
 EVALUATE_BATCH = 32  # samples a call where the model takes so many
-QUICK = 1000  # samples of validate, and of test, that a quick run judges by at most
+QUICK = 500  # samples of validate, and of test, that a quick run judges by at most
 FEW = 200  # samples of validate, below which a choice by them is luck, and calibrate's are looked at too
 
 

@@ -22,7 +22,8 @@ from runtime.tensors import Array
 
 MIN_ROUNDS = 8
 PRECISION = 0.02  # half-width of the ratio's interval at which to stop
-BLOCK_S, BLOCK_CALLS, MIRRORED = 0.05, 3, 2  # of slow calls few: rounds are what is counted
+BLOCK_S, BLOCK_CALLS = 0.05, 3  # of slow calls few: rounds are what is counted
+MIRRORED = 2  # how often each has its two blocks in a round
 INSIDE_S = 0.02  # a round, and one call at least, for the second column
 STILL_S, STILL_SHARE, STILL_LIMIT_S = 0.02, 0.02, 2.0
 PAUSE_S = 0.1  # where CPU times cannot be read
@@ -109,7 +110,7 @@ def measure(
     *,
     budget_s: float = 20.0,
     rounds: int | None = None,
-    mirrored: int = MIRRORED,
+    brief: bool = False,
     twin: bool = True,
     seed: int = 0,
     log: Path | None = None,
@@ -125,7 +126,7 @@ def measure(
         feeds: the arrays of each call.
         budget_s: after which to stop, though never before 8 rounds.
         rounds: exactly so many instead.
-        mirrored: how often each has its two blocks in a round; once is enough for a first look.
+        brief: a first look: the order is mirrored once a round, and the engine's own part timed in the first alone.
         twin: also run the base against itself.
         seed: of the orders.
         log: where the workers' chatter goes.
@@ -151,7 +152,8 @@ def measure(
         order = [str(name) for name in random.permutation(list(alive))]
         # the first round's are started anew: their cold start is on the clock
         started = alive if done else {name: replace(one, modules=()) for name, one in alive.items()}
-        found, errors, still = _round(started, order, mirrored, feeds, log, start, clock, sleep)
+        mirrored, within = 1 if brief else MIRRORED, not (brief and done)
+        found, errors, still = _round(started, order, mirrored, within, feeds, log, start, clock, sleep)
         for name, reason in errors.items():
             if alive.pop(name).name == base.name:
                 raise WorkError(f"{base.name}, with which the others are compared, failed: {reason}")
@@ -177,13 +179,17 @@ def _round(
     alive: Mapping[str, Contender],
     order: Sequence[str],
     mirrored: int,
+    within: bool,
     feeds: Mapping[str, Array],
     log: Path | None,
     start: Callable[[Contender, Mapping[str, Array], Path | None], Worker],
     clock: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> tuple[dict[str, Trace], dict[str, str], list[bool | None]]:
-    """One round: what was seen, who failed and why, and whether the others were still before each block."""
+    """One round: what was seen, who failed and why, and whether the others were still before each block.
+
+    The engine's own part is timed where `within`.
+    """
     workers: dict[str, Worker] = {}
     blocks: dict[str, list[Array]] = {name: [] for name in order}
     found: dict[str, Trace] = {}
@@ -213,12 +219,13 @@ def _round(
             except WorkError as error:
                 failed[name] = str(error)
                 continue
-            wait_still([w for n, w in workers.items() if n != name and n not in {*failed, *gone}], clock, sleep)
-            try:
-                inside = worker.inside(INSIDE_S, 1)
-            except (WorkError, InputError):  # the latency has been measured, and is not lost with it
-                inside = np.empty(0, np.int64)
-                gone.add(name)  # its process may have ended, and has no processor time then
+            inside = np.empty(0, np.int64)
+            if within:
+                wait_still([w for n, w in workers.items() if n != name and n not in {*failed, *gone}], clock, sleep)
+                try:
+                    inside = worker.inside(INSIDE_S, 1)
+                except (WorkError, InputError):  # the latency has been measured, and is not lost with it
+                    gone.add(name)  # its process may have ended, and has no processor time then
             calls, cold = np.concatenate(blocks[name]), worker.cold_start_ms
             found[name] = Trace((calls,), (inside,), (cold,), used["peak_memory_bytes"], used["threads"])
     finally:

@@ -373,11 +373,12 @@ def test_a_failure_of_the_second_column_loses_nothing_else():
     assert found.ratio("b").value == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("mirrored", [1, 2])
-def test_a_round_is_mirrored_as_often_as_is_asked(mirrored):
+@pytest.mark.parametrize(("brief", "mirrored", "within"), [(True, 1, [True, False, False]), (False, 2, [True] * 3)])
+def test_a_first_look_is_brief(brief, mirrored, within):
     world = World()
-    found = world.measure("ab", rounds=3, mirrored=mirrored)
+    found = world.measure("ab", rounds=3, brief=brief)
     for trace in found.traces.values():
         assert [len(calls) for calls in trace.rounds] == [2 * mirrored * BLOCK_CALLS] * 3
+        assert [len(calls) > 0 for calls in trace.inside] == within
     blocks = [name for what, name in world.events if what == "block"]
     assert blocks[:4] == [*blocks[:2], *reversed(blocks[:2])]
