@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
@@ -15,8 +14,7 @@ from optimize.data import Batch, Split, resized
 from optimize.metrics import Metric, Rows, first
 from optimize.report import Detail
 from optimize.streams import frame_labels, frames
-from runtime import host
-from runtime.contender import Contender, Worker
+from runtime.contender import Contender, Worker, start_together
 from runtime.errors import Error, InputError, WorkError
 from runtime.tensors import Array
 
@@ -100,7 +98,7 @@ def evaluate(
     """
     original = known[0] if known else contenders[0].name
     found: dict[str, list[Rows]] = {contender.name: [] for contender in contenders}
-    started = _started(contenders, log)
+    started = start_together(contenders, {}, log, Worker.start)
     workers = {name: one for name, one in started.items() if isinstance(one, Worker)}
     failed = {name: str(one) for name, one in started.items() if not isinstance(one, Worker)}
     wrong: dict[str, str] = {}
@@ -175,27 +173,6 @@ def evaluate(
     kept = {name: Rows.joined(parts) for name, parts in found.items() if name not in failed and name not in wrong}
     told = {name: details[name].finish() for name in kept}
     return Scores({**kept, **dict([known] if known else [])}, told, failed, wrong, given_up, sound and not metric.own)
-
-
-def _started(contenders: Sequence[Contender], log: Path | None) -> dict[str, Worker | Error]:
-    """Each contender's worker, or why it did not start; they start together, as many as there are cores."""
-
-    def start(contender: Contender) -> Worker | Error:
-        try:
-            return Worker.start(contender, {}, log)
-        except (WorkError, InputError) as error:
-            return error
-
-    with ThreadPoolExecutor(host.cores()) as pool:
-        starting = [pool.submit(start, contender) for contender in contenders]
-        try:
-            return {contender.name: one.result() for contender, one in zip(contenders, starting, strict=True)}
-        except BaseException:  # Ctrl-C; no process is left behind
-            pool.shutdown(cancel_futures=True)
-            for one in starting:
-                if not one.cancelled() and not one.exception() and isinstance(worker := one.result(), Worker):
-                    worker.close()
-            raise
 
 
 def _next_turn(turn: int, seconds: float, asked: Sequence[Batch], truths: Sequence[_Truth]) -> int:

@@ -6,7 +6,8 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -15,6 +16,7 @@ from typing import Any
 from runtime import errors, forkserver, wire
 from runtime.decoding import Decoding
 from runtime.errors import EngineError
+from runtime.host import cores
 from runtime.streaming import Streaming
 from runtime.tensors import Array, TensorSpec
 
@@ -208,6 +210,33 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def start_together(
+    contenders: Iterable[Contender],
+    feeds: Mapping[str, Array],
+    log: Path | None,
+    start: Callable[[Contender, Mapping[str, Array], Path | None], Worker],
+) -> dict[str, Worker | errors.Error]:
+    """Each contender's worker, or why it did not start, by name; as many at once as there are cores."""
+
+    def one(contender: Contender) -> Worker | errors.Error:
+        try:
+            return start(contender, feeds, log)
+        except (errors.WorkError, errors.InputError) as error:
+            return error
+
+    with ThreadPoolExecutor(cores()) as pool:
+        starting = {contender.name: pool.submit(one, contender) for contender in contenders}
+        try:
+            return {name: future.result() for name, future in starting.items()}
+        except BaseException:  # Ctrl-C; no process is left behind
+            pool.shutdown(cancel_futures=True)
+            ended = [one.result() for one in starting.values() if not (one.cancelled() or one.exception())]
+            for worker in ended:
+                if not isinstance(worker, errors.Error):
+                    worker.close()
+            raise
 
 
 def call(

@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from runtime.contender import Contender, Worker
-from runtime.errors import InputError, WorkError
+from runtime.contender import Contender, Worker, start_together
+from runtime.errors import Error, InputError, WorkError
 from runtime.intervals import Ratio, ratio
 from runtime.tensors import Array
 
@@ -196,12 +196,16 @@ def _round(
     failed: dict[str, str] = {}
     still: list[bool | None] = []
     try:
-        for name in order:
+        forked = [alive[name] for name in order if alive[name].modules]  # whose cold start is on no clock
+        for group in (forked, *([alive[name]] for name in order if not alive[name].modules)):
             wait_still(list(workers.values()), clock, sleep)
-            try:
-                workers[name] = start(alive[name], feeds, log)
-            except WorkError as error:
-                failed[name] = str(error)
+            started = start_together(group, feeds, log, start)
+            workers |= {name: one for name, one in started.items() if not isinstance(one, Error)}
+            for name, one in started.items():
+                if isinstance(one, InputError):
+                    raise one
+                if isinstance(one, Error):
+                    failed[name] = str(one)
         for name in (*order, *reversed(order)) * mirrored:
             if name in failed:
                 continue

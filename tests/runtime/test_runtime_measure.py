@@ -62,8 +62,8 @@ class World:
         if wanted and wanted[:2] == (method, number):
             raise wanted[2]
 
-    def measure(self, names, **settings):
-        contenders = [Contender(name, "no:thing") for name in names]
+    def measure(self, names, modules=(), **settings):
+        contenders = [Contender(name, "no:thing", modules=modules) for name in names]
         return measure(
             contenders, {}, **{"start": self.start, "clock": self.clock, "sleep": self.sleep, "twin": False, **settings}
         )
@@ -350,6 +350,22 @@ def test_no_process_is_left_when_it_is_interrupted(method, error):
     assert not world.alive
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("no such axis")])
+def test_no_process_is_left_of_those_that_start_together(error):
+    world = World(faults={"b": ("start", 1, error)})
+    with pytest.raises(type(error)):
+        world.measure("abc", modules=("library",), rounds=10)
+    assert not world.alive
+
+
+def test_of_those_that_start_together_the_others_go_on_without_one_that_does_not():
+    world = World(faults={"b": ("start", 1, EngineError("gone"))})
+    found = world.measure("abc", modules=("library",), rounds=3)
+    assert found.failed == {"b": "gone"}
+    assert len(found.traces["c"].rounds) == 3
+    assert not world.alive
+
+
 def test_progress_is_told():
     told: list[tuple[int, int, str]] = []
     world = World(times={"b": noisy(0, 1.0)}, block_s=1.0)
@@ -375,7 +391,7 @@ def test_a_failure_of_the_second_column_loses_nothing_else():
 
 @pytest.mark.parametrize(("brief", "mirrored", "within"), [(True, 1, [True, False, False]), (False, 2, [True] * 3)])
 def test_a_first_look_is_brief(brief, mirrored, within):
-    world = World()
+    world = World(times={"a": 1000, "b": 500})
     found = world.measure("ab", rounds=3, brief=brief)
     for trace in found.traces.values():
         assert [len(calls) for calls in trace.rounds] == [2 * mirrored * BLOCK_CALLS] * 3
