@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from runtime import host
-from runtime.engines import silence
+from runtime.engines import library, silence
 from runtime.tensors import Array, Specs
 
 # what keeps Olive and what it loads from reporting to their makers
@@ -129,8 +129,28 @@ def thread_counts() -> list[int]:
 
 def on_onnxruntime(task: Task, onnx: Path) -> list[Way]:
     """An ONNX file with ONNX Runtime's defaults and with fewer threads."""
-    options = [{}, *({"threads": count} for count in thread_counts())]
-    return [_engine(task, "onnxruntime", {"model": str(onnx)}, one) for one in options]
+    ways = []
+    for threads in (0, *thread_counts()):
+        name = f"onnxruntime threads={threads}" if threads else "onnxruntime"
+        ways.append(Way(name, "rivals:OnnxRuntime", {"path": str(onnx), "threads": threads}))
+    return ways
+
+
+class OnnxRuntime:
+    """An `InferenceSession`, called as its documentation calls it; 0 threads are its own choice."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        ort: Any = library("onnxruntime", "onnxruntime")
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3
+        settings.intra_op_num_threads = threads
+        self.threads = threads or host.cores()
+        self._session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        self._outputs = [port.name for port in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name."""
+        return dict(zip(self._outputs, self._session.run(None, feeds)))  # noqa: B905  users need no dict: a fast one
 
 
 def on_openvino(task: Task, model: Any, precision: str | None = None) -> list[Way]:
@@ -143,7 +163,11 @@ def on_openvino(task: Task, model: Any, precision: str | None = None) -> list[Wa
     default = "bf16" if {"avx512_bf16", "amx_bf16"} & set(host.facts(gpus=False).instruction_sets) else "f32"
     more = [{"threads": count, "precision": precision or default, "hint": "latency"} for count in thread_counts()]
     options: list[dict[str, Any]] = [{"precision": precision} if precision else {}, *more]
-    ways = [_engine(task, "openvino", files, one) for one in options]
+    ways = []
+    for one in options:
+        name = " ".join(["openvino", *(f"{key}={value}" for key, value in one.items())])
+        arguments = {"engine": "openvino", "files": files, "specs": task.specs, "options": one}
+        ways.append(Way(name, "runtime.worker:open_engine", arguments))
     shapes = {spec.name: spec.shape for spec in Specs.from_json(task.specs).inputs}
     if not any(isinstance(size, str) for shape in shapes.values() for size in shape):
         return ways
@@ -167,9 +191,3 @@ class Recorded:
         """The answers to the next samples, as many as are given."""
         first, self._seen = self._seen, self._seen + len(next(iter(feeds.values())))
         return {name: value[first : self._seen] for name, value in self._outputs.items()}
-
-
-def _engine(task: Task, engine: str, files: Mapping[str, str], options: Mapping[str, Any]) -> Way:
-    name = " ".join([engine, *(f"{key}={value}" for key, value in options.items())])
-    arguments = {"engine": engine, "files": files, "specs": task.specs, "options": options}
-    return Way(name, "runtime.worker:open_engine", arguments)
