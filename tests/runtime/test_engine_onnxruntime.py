@@ -66,3 +66,27 @@ def test_a_graph_for_this_processor_answers_alike_and_says_what_it_needs(tiny_on
         same = {name for name in ("avx2", "avx512f", "asimd") if name in here.instruction_sets} == set(other)
         assert (lack is None) is same
         assert lack is None or (lack.curable and "it was compiled for a processor with" in lack.reason)
+
+
+def test_a_provider_that_fails_in_a_call_is_an_error(tiny_onnx, tiny_data, monkeypatch, capsys):
+    class Failing:
+        """In the place of the library's own session."""
+
+        def __init__(self, own):
+            self.own = own
+
+        def run(self, *args):
+            raise ort.capi.onnxruntime_pybind11_state.EPFail("out of memory")
+
+        def __getattr__(self, name):
+            return getattr(self.own, name)
+
+    class Session(ort.InferenceSession):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            self._sess = Failing(self._sess)
+
+    monkeypatch.setattr(ort, "InferenceSession", Session)
+    with pytest.raises(EngineError, match="out of memory"):
+        opened(tiny_onnx, threads=1).run({"image": tiny_data[0][:2]})
+    assert capsys.readouterr().out == ""  # where ONNX Runtime's own `run` says that it takes another provider
