@@ -44,6 +44,8 @@ class Entry:
         judged: None where nothing came of it.
         timed: the same, but for a batch that is fixed by then.
         settings: which of its variants and ways.
+        others: other ways that answer alike, by their settings: other threads, whose times differ less than this
+            machine's noise may tell in a short measurement.
         wall_s: what preparing it took, choosing included, and what it begins with though several share it.
         shared_s: of that, what they share: model and data read, the original's answers to choose by, and for all but
             torch the ONNX file.
@@ -56,6 +58,7 @@ class Entry:
     judged: Contender | None = None
     timed: Contender | None = None
     settings: str = ""
+    others: Mapping[str, Contender] = field(default_factory=dict)
     wall_s: float = 0.0
     shared_s: float = 0.0
     memory: int = 0
@@ -149,12 +152,16 @@ def entered(on: Field, peer: str, quick: bool) -> Entry:
     took: dict[str, Any] = {"wall_s": wall, "shared_s": shared, "memory": memory, "tried": tried}
     if best is None:
         return Entry(peer, reason="; ".join(f"{key}: {why}" for key, why in tried.items()), **took)
-    settings, way = best
-    return Entry(peer, _judged(on, peer, way), _timed(peer, way), settings, **took)
+    settings, alike = best
+    others = {other: _timed(f"{peer}: {other}", way) for other, way in alike.items() if other != settings}
+    return Entry(peer, _judged(on, peer, alike[settings]), _timed(peer, alike[settings]), settings, others, **took)
 
 
-def _chosen(on: Field, ways: Mapping[str, list[Way]], tried: dict[str, str]) -> tuple[str, Way] | None:
-    """The fastest way of those that lose no more than is allowed, else of the one that loses least."""
+def _chosen(on: Field, ways: Mapping[str, list[Way]], tried: dict[str, str]) -> tuple[str, dict[str, Way]] | None:
+    """The fastest way of those that lose no more than is allowed, else of the one that loses least.
+
+    Beside it are all that answer alike.
+    """
     alike: dict[str, dict[str, Way]] = {}
     for variant, own in ways.items():
         for way in own:
@@ -167,9 +174,10 @@ def _chosen(on: Field, ways: Mapping[str, list[Way]], tried: dict[str, str]) -> 
     if not drops:
         return None
     least = max(on.max_drop, min(drops.values()))
-    held = {name: way for model, drop in drops.items() if drop <= least for name, way in alike[model].items()}
+    families = [alike[model] for model, drop in drops.items() if drop <= least]
+    held = {name: way for family in families for name, way in family.items()}
     if len(held) == 1:
-        return next(iter(held.items()))
+        return next(iter(held)), held
     contenders = [_timed(name, way) for name, way in held.items()]
     while contenders:  # the first of them is the base, and may not be one that fails
         try:
@@ -179,7 +187,7 @@ def _chosen(on: Field, ways: Mapping[str, list[Way]], tried: dict[str, str]) -> 
             continue
         tried |= {name: _short(why) for name, why in found.failed.items()}
         best = max(found.traces, key=lambda name: found.ratio(name).value)
-        return best, held[best]
+        return best, next(family for family in families if best in family)
     return None
 
 
