@@ -232,10 +232,10 @@ def start_together(
             return {name: future.result() for name, future in starting.items()}
         except BaseException:  # Ctrl-C; no process is left behind
             pool.shutdown(cancel_futures=True)
-            ended = [one.result() for one in starting.values() if not (one.cancelled() or one.exception())]
-            for worker in ended:
-                if not isinstance(worker, errors.Error):
-                    worker.close()
+            for future in starting.values():
+                found = None if future.cancelled() or future.exception() else future.result()
+                if found is not None and not isinstance(found, errors.Error):
+                    found.close()
             raise
 
 
