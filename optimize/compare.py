@@ -148,7 +148,7 @@ def _accuracy(target: str, old: Report, new: Report, was: Accuracy | None, now: 
     rows = [_rows(part.each) for part in (was, now)]
     same = old.data.splits["test"].sha256 == new.data.splits["test"].sha256 and len(rows[0]) == len(rows[1])
     # as if higher were better, a drop is old minus new whatever the metric; the change is new minus old
-    drop = (paired_drop if same else unpaired_drop)(rows[0], rows[1], metric.finish, True)
+    drop = (paired_drop if same else unpaired_drop)(rows[0], rows[1], metric.finish, True, drawn=metric.drawn)
     note = "paired, on the same samples" if same else "on different samples, unpaired"
     return Line(target, "accuracy", *values, Change(-drop.value, -drop.high, -drop.low), note)
 

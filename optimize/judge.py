@@ -30,7 +30,7 @@ def accuracy(metric: Metric, original: Rows | Array, candidate: Rows | Array | N
             )
         return Accuracy(metric=metric.name, value=value, samples=len(original), each=_each(original))
     candidate = Rows.of(candidate)
-    drop = paired_drop(original, candidate, metric.finish, metric.higher_is_better)
+    drop = paired_drop(original, candidate, metric.finish, metric.higher_is_better, drawn=metric.drawn)
     found = judge(drop, max_drop)
     needed = None
     if found == "cannot tell":

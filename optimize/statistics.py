@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from optimize.metrics import Rows
+from optimize.metrics import Drawn, Rows
 from runtime.intervals import t_quantile
 from runtime.tensors import Array
 
@@ -39,7 +39,7 @@ class Drop:
 
 def paired_drop(
     original: Rows | Array, candidate: Rows | Array, finish: Callable[[Array], float], higher_is_better: bool,
-    seed: int = 0, resamples: int = RESAMPLES,
+    seed: int = 0, resamples: int = RESAMPLES, drawn: Drawn | None = None,
 ) -> Drop:  # fmt: skip
     """The drop of one candidate, from the statistics of the same samples in the same order.
 
@@ -50,6 +50,7 @@ def paired_drop(
         higher_is_better: the metric's own.
         seed: of the bootstrap.
         resamples: of the bootstrap.
+        drawn: the metric's own.
 
     Right-or-wrong metrics (a row a sample, k = 1, each 0 or 1) get Tango's interval; the rest a percentile bootstrap
     over samples, each with all its rows; a single sample, one long recording say, has no spread and is resampled in
@@ -73,15 +74,22 @@ def paired_drop(
     if n == 1:
         original, candidate = _in_blocks(original), _in_blocks(candidate)
     parts = len(original)
-    before, after = (one(rows, finish, seed, resamples) for one, rows in ((_kept, original), (_resampled, candidate)))
+    before, after = (
+        one(rows, finish, drawn, seed, resamples) for one, rows in ((_kept, original), (_resampled, candidate))
+    )
     drops = sign * (before - after)
     return Drop(value, *_bounds(drops, parts), n, None)
 
 
-def _resampled(rows: Rows, finish: Callable[[Array], float], seed: int, resamples: int) -> Array:
+def _resampled(rows: Rows, finish: Callable[[Array], float], drawn: Drawn | None, seed: int, resamples: int) -> Array:
     """The figure of each resampling of the samples, which are the same ones for as many samples and a seed."""
-    random = np.random.default_rng(seed)
-    return np.array([finish(rows.take(random.integers(0, len(rows), len(rows)))) for _ in range(resamples)])
+    random, figure = np.random.default_rng(seed), _figure(rows, finish, drawn)
+    return np.array([figure(random.integers(0, len(rows), len(rows))) for _ in range(resamples)])
+
+
+def _figure(rows: Rows, finish: Callable[[Array], float], drawn: Drawn | None) -> Callable[[Array], float]:
+    """Of samples drawn from these by their numbers."""
+    return drawn(rows) if drawn else lambda samples: finish(rows.take(samples))
 
 
 _kept = lru_cache(maxsize=2)(_resampled)  # of the original, with which each candidate is compared
@@ -89,7 +97,7 @@ _kept = lru_cache(maxsize=2)(_resampled)  # of the original, with which each can
 
 def unpaired_drop(
     original: Rows | Array, candidate: Rows | Array, finish: Callable[[Array], float], higher_is_better: bool,
-    seed: int = 0, resamples: int = RESAMPLES,
+    seed: int = 0, resamples: int = RESAMPLES, drawn: Drawn | None = None,
 ) -> Drop:  # fmt: skip
     """As `paired_drop`, of two sets of samples that have nothing to do with each other; both are resampled.
 
@@ -108,11 +116,9 @@ def unpaired_drop(
         high = p - q + math.hypot(p_high - p, q - q_low)
         return Drop(value, *((low, high) if higher_is_better else (-high, -low)), min(n, m), None)
     random = np.random.default_rng(seed)
-    drops = np.empty(resamples)
-    for i in range(resamples):
-        before, after = original.take(random.integers(0, n, n)), candidate.take(random.integers(0, m, m))
-        drops[i] = sign * (finish(before) - finish(after))
-    return Drop(value, *_bounds(drops, min(n, m)), min(n, m), None)
+    before, after = (_figure(rows, finish, drawn) for rows in (original, candidate))
+    drops = [sign * (before(random.integers(0, n, n)) - after(random.integers(0, m, m))) for _ in range(resamples)]
+    return Drop(value, *_bounds(np.array(drops), min(n, m)), min(n, m), None)
 
 
 def _wilson(share: float, n: int) -> tuple[float, float, float]:

@@ -71,6 +71,9 @@ class Rows:
         return np.asarray(self.values[np.repeat(first, counts) + within])
 
 
+Drawn = Callable[[Rows], Callable[[Array], float]]
+
+
 @dataclass(frozen=True)
 class Metric:
     """One metric.
@@ -82,6 +85,8 @@ class Metric:
             owns several. One column of zeros and ones is a right-or-wrong metric. Raises InputError for labels that
             cannot be.
         finish: (rows, k) -> the figure; NaN where these rows have none, a class's recall without the class say.
+        drawn: rows -> the figure of samples drawn from them by their numbers, where sorting them all once is faster
+            than `finish` of each drawing; None where it is not.
         own: the original's outputs and what it was given -> what stands for labels, those of the data not looked at;
             None where they are the data's.
         means: of what is held against the original's answers, in words.
@@ -93,6 +98,7 @@ class Metric:
     higher_is_better: bool
     update: Callable[[Outputs, Array], Array | Rows]
     finish: Callable[[Array], float]
+    drawn: Drawn | None = None
     own: Callable[[Outputs, Outputs], Array] | None = None
     means: str = ""
     classes: bool = True

@@ -7,6 +7,7 @@ objects is pycocotools' own, a picture at a time; its results are kept as rows, 
 
 import contextlib
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -79,31 +80,53 @@ def _matched(answers: Array, objects: Array) -> list[Any]:
 
 
 def finish(rows: Array, overlaps: int = OVERLAPS) -> float:
-    """The figure of these rows, the mean over the first so many overlaps; NaN without an object.
+    """The figure of these rows, the mean over the first so many overlaps; NaN without an object."""
+    return drawn(Rows(rows, np.array([len(rows)])), overlaps)(np.zeros(1, np.int64))
 
-    A bootstrap asks for it thousands of times, hence all classes and overlaps at once, and of the answers, once they
-    are ranked, the right ones alone: the best precision at a recall or above it is that of a right one.
+
+def drawn(rows: Rows, overlaps: int = OVERLAPS) -> Callable[[Array], float]:
+    """The figure of pictures drawn from these by their numbers, a picture as often as it is drawn.
+
+    A bootstrap asks for it thousands of times, hence all classes and overlaps at once, ranked once; and of the answers
+    the right ones alone, since the best precision at a recall or above it is that of a right one. Of a picture that is
+    drawn several times the copies of an answer stand side by side, and the last has the best precision of them.
     """
-    answered = ~np.isnan(rows[:, 1])
-    numbers, wanted = np.unique(rows[~answered & (rows[:, 0] >= 0), 0], return_counts=True)
-    if not len(numbers):
-        return float("nan")
-    answers = rows[answered & np.isin(rows[:, 0], numbers)]
-    answers = answers[np.lexsort((-answers[:, 1], answers[:, 0]))]  # class by class, the surest first
-    kind = np.searchsorted(numbers, answers[:, 0])
-    rank = np.arange(len(answers)) - np.searchsorted(kind, kind) + 1
-    overlap, answer = np.nonzero(answers[:, 2 : 2 + overlaps].T)
-    group = overlap * len(numbers) + kind[answer]
-    begins = np.searchsorted(group, group)
-    right = np.arange(len(group)) - begins + 1
-    precision = right / rank[answer]
+    values = rows.values
+    picture = np.repeat(np.arange(len(rows)), rows.counts)
+    answered = ~np.isnan(values[:, 1])
+    objects = ~answered & (values[:, 0] >= 0)
+    numbers, kind_of_object = np.unique(values[objects, 0], return_inverse=True)
+    kept = np.flatnonzero(answered & np.isin(values[:, 0], numbers))
+    kept = kept[np.lexsort((-values[kept, 1], values[kept, 0]))]  # class by class, the surest first
+    kind = np.searchsorted(numbers, values[kept, 0])
+    overlap, right = np.nonzero(values[kept, 2 : 2 + overlaps].T)
+    group = overlap * len(numbers) + kind[right]
+    begins, group_begins = np.searchsorted(kind, kind), np.searchsorted(group, group)
     apart = 2.0 * group  # more than any precision: groups do not reach into one another
-    best = np.maximum.accumulate((precision - apart)[::-1])[::-1] + apart
-    most = wanted[kind[answer]]
-    # how many of the recalls are first reached with so many right ones; the recall of 0 is, with none
-    first = np.searchsorted(RECALLS, right / most, "right") - np.searchsorted(RECALLS, (right - 1) / most, "right")
-    reached = (first * best).sum() + best[np.unique(begins)].sum()
-    return float(reached) / (len(numbers) * overlaps * len(RECALLS))
+
+    def figure(samples: Array) -> float:
+        times = np.bincount(samples, minlength=len(rows))
+        wanted = np.bincount(kind_of_object, times[picture[objects]], len(numbers))
+        if not wanted.any():
+            return float("nan")
+        rank, _ = _counted(times[picture[kept]], begins)
+        found, before = _counted(times[picture[kept[right]]], group_begins)
+        precision = found / np.maximum(rank[right], 1)
+        best = np.maximum.accumulate((precision - apart)[::-1])[::-1] + apart
+        most = np.maximum(wanted, 1)[kind[right]]
+        # how many of the recalls are first reached with so many right ones; the recall of 0 is, with none
+        first = np.searchsorted(RECALLS, found / most, "right") - np.searchsorted(RECALLS, before / most, "right")
+        reached = (first * best).sum() + best[np.unique(group_begins)].sum()
+        return float(reached) / (np.count_nonzero(wanted) * overlaps * len(RECALLS))
+
+    return figure
 
 
-METRIC = Metric("average_precision", "share", True, _update, finish)
+def _counted(times: Array, begins: Array) -> tuple[Array, Array]:
+    """How many there are up to each, it included and not, from where its group begins."""
+    upto = np.cumsum(times)
+    before = upto - times
+    return upto - before[begins], before - before[begins]
+
+
+METRIC = Metric("average_precision", "share", True, _update, finish, drawn)

@@ -4,6 +4,8 @@ from dataclasses import replace
 from functools import partial
 
 from optimize.metrics.average_precision import METRIC as OVER_ALL
-from optimize.metrics.average_precision import finish
+from optimize.metrics.average_precision import drawn, finish
 
-METRIC = replace(OVER_ALL, name="average_precision_50", finish=partial(finish, overlaps=1))
+METRIC = replace(
+    OVER_ALL, name="average_precision_50", finish=partial(finish, overlaps=1), drawn=partial(drawn, overlaps=1)
+)

@@ -90,7 +90,7 @@ def held(simulate, part):
     for number in range(part, SETS, PARTS):
         (original, candidate), name = simulate(random)
         metric = metrics.get(name)
-        drop = paired_drop(original, candidate, metric.finish, metric.higher_is_better, number, RESAMPLES)
+        drop = paired_drop(original, candidate, metric.finish, metric.higher_is_better, number, RESAMPLES, metric.drawn)
         count += drop.low <= 0 <= drop.high
     return count
 

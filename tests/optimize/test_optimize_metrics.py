@@ -449,6 +449,22 @@ def test_average_precision_as_pycocotools_has_it():
     assert len(one) == 2 * rows.counts[4] + rows.counts[9]
 
 
+@pytest.mark.parametrize("name", [name for name in metrics.names() if metrics.get(name).drawn])
+def test_pictures_drawn_are_worth_what_their_rows_are(name):
+    random, metric, without = np.random.default_rng(8), metrics.get(name), 0
+    for pictures in (1, 2, 5, 30):
+        found, labels = boxes(random, pictures)
+        labels[0], found[0, 0] = -1, [0, 0, 9, 9, 0.5, 7]  # no object, and an answer of a class that has none anywhere
+        rows = Rows.of(metric.update({"boxes": found}, labels))
+        figure = metric.drawn(rows)
+        for _ in range(20):
+            samples = random.integers(0, pictures, pictures)
+            expected = metric.finish(rows.take(samples))
+            without += np.isnan(expected)
+            assert figure(samples) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert 20 < without < 60  # of the single picture always, of two now and then
+
+
 def test_rows_go_with_their_sample():
     rows = Rows(np.arange(12.0).reshape(6, 2), np.array([1, 0, 3, 2]))
     np.testing.assert_array_equal(rows.take(np.array([2, 0, 2, 1]))[:, 0], [2, 4, 6, 0, 2, 4, 6])

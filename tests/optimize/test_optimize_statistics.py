@@ -269,3 +269,13 @@ def test_the_original_is_resampled_once_for_all_candidates():
     assert paired_drop(again, other, finish, True, resamples=200) == drops[1]
     assert len(calls) == 6 + 200 * 5
     assert paired_drop(original, other, finish, True, seed=1, resamples=200) != drops[1]
+
+
+def test_a_metric_may_have_a_way_of_its_own_to_draw_samples():
+    random = np.random.default_rng(0)
+    original, candidate = (Rows.of(random.standard_normal((40, 1))) for _ in range(2))
+
+    def drawn(rows):
+        return lambda samples: mean(rows.values[samples])
+
+    assert paired_drop(original, candidate, mean, True, drawn=drawn) == paired_drop(original, candidate, mean, True)
