@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,13 @@ from optimize.folder import warnings_to_log
 from optimize.losses import Targets, loss, score, score_in_words
 from optimize.sources.torch import named_outputs, tensors
 from optimize.steps import name_of
+from optimize.teacher import Teacher
 from runtime import host
 from runtime.errors import InputError
 from runtime.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from optimize.steps.recover import Step
@@ -115,6 +118,7 @@ class _Training:
         self._lay_out()
         self.masks = {name: mask.to(self.device) for name, mask in task.masks.items()}
         self.teacher = task.teacher.to(self.device) if task.teacher else None
+        self.taught = Teacher(partial(self._answer, self.teacher), len(task.learn)) if self.teacher else None
         decayed = [p for p in module.parameters() if p.ndim > 1]
         others = [p for p in module.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -128,6 +132,7 @@ class _Training:
         # a batch of one sample has no variance, and each process needs as many samples as the others
         self.batch = max(self.world, min(settings.batch, len(task.learn)) // self.world * self.world)
         self.steps = max(1, len(task.learn) // self.batch)
+        self.planned = min(settings.epochs * self.steps, settings.max_steps or sys.maxsize)
         self.begun = time.monotonic()
         self.wanted: Targets | None = None  # of validate, once
 
@@ -176,7 +181,7 @@ class _Training:
 
     def _share(self, step: int) -> float:
         """How much of the training is done, by steps or by the clock; the first process's clock counts for all."""
-        share = step / (self.settings.epochs * self.steps)
+        share = step / self.planned
         if self.settings.minutes:
             clock = (time.monotonic() - self.begun) / (60 * self.settings.minutes)
             share = max(share, processes.shared(clock))
@@ -213,7 +218,8 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         got = self._answer(self.wrapped, arguments)
-        value = loss(got, self._targets(arguments, labels), self.settings)
+        answers = self.taught(arguments, None if self.task.augment else rows) if self.taught else None
+        value = loss(got, Targets(_on(self.device, labels), answers), self.settings)
         self.optimizer.zero_grad()
         self.accelerator.backward(value)
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip or math.inf)
@@ -246,15 +252,6 @@ class _Training:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             outputs = named_outputs(module(*arguments))
         return {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in outputs.items()}
-
-    def _targets(self, arguments: "list[Tensor]", labels: Array | None) -> Targets:
-        import torch
-
-        answers = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                answers = self._answer(self.teacher, arguments)
-        return Targets(None if labels is None else torch.from_numpy(labels).to(self.device), answers)
 
     def _first(self) -> Checkpoint:
         """Before any training: what it is judged against, and gone back to."""
@@ -315,8 +312,7 @@ class _Training:
                 if self.wanted is None and self.teacher is not None:
                     answers.append(named_outputs(self.teacher(*arguments)))
         if self.wanted is None:
-            labels = None if judge.labels is None else torch.from_numpy(judge.labels).to(self.device)
-            self.wanted = Targets(labels, _joined(answers) if answers else None)
+            self.wanted = Targets(_on(self.device, judge.labels), _joined(answers) if answers else None)
         return score(_joined(parts), self.wanted, self.settings)
 
     def _average(self) -> "dict[str, Tensor]":
@@ -372,6 +368,12 @@ def _augmented(augment: Augment, feeds: dict[str, Array], random: np.random.Gene
             what = "nothing" if got is None else f"{got.dtype} {got.shape}"
             raise InputError(f"the augmentation returned {what} for '{name}'; it must be {value.dtype} {value.shape}.")
     return found
+
+
+def _on(device: "torch.device", labels: Array | None) -> "Tensor | None":
+    import torch
+
+    return None if labels is None else torch.from_numpy(labels).to(device)
 
 
 def _joined(parts: "list[dict[str, Tensor]]") -> "dict[str, Tensor]":

@@ -19,6 +19,7 @@ from optimize.data._batch import cut as cut
 from optimize.data._batch import joined, picked, shapes
 from optimize.data._batch import resized as resized
 from optimize.data._division import in_order
+from optimize.data._held import HELD_BYTES as HELD_BYTES
 from optimize.data._held import Held
 from optimize.data._profile import Profile
 from runtime import listing
