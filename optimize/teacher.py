@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class Teacher:
-    """Remembers what it answered, where all answers take 256 MiB or less: asking takes a third of a step and more.
+    """Remembers what it answered, since asking takes a third of a step and more.
+
+    Not where all answers take more than 256 MiB, or one has not as many rows as it was asked for: a state, say.
 
     Args:
         ask: a batch's arguments, each (batch, ...) -> its answers by name, each (batch, ...).
@@ -26,20 +28,20 @@ class Teacher:
         self._ask = ask
         self._known: Answers = {}
         self._asked = np.zeros(samples, bool)
-        self._large = False
+        self._forgets = False
 
     def __call__(self, arguments: "list[Tensor]", rows: Array | None) -> "Answers":
         """The answers to a batch of the samples of these numbers; `rows` is None where they are not as they were."""
         import torch
 
-        if rows is None or self._large:
+        if rows is None or self._forgets:
             return self._answers(arguments)
         at, new = torch.from_numpy(rows), ~self._asked[rows]
         if new.any():
             some = torch.from_numpy(new)
             answers = self._answers(arguments if new.all() else [value[some] for value in arguments])
-            self._large = len(self._asked) * sum(value[:1].nbytes for value in answers.values()) > HELD_BYTES
-            if self._large:  # which the first batch tells
+            if not self._can_keep(answers, int(new.sum())):  # which the first batch tells
+                self._forgets = True
                 return answers
             for name, value in answers.items():
                 if name not in self._known:
@@ -47,6 +49,10 @@ class Teacher:
                 self._known[name][at[some]] = value
             self._asked[rows] = True
         return {name: known[at] for name, known in self._known.items()}
+
+    def _can_keep(self, answers: "Answers", count: int) -> bool:
+        of_samples = all(value.shape[:1] == (count,) for value in answers.values())
+        return of_samples and len(self._asked) * sum(value[0].nbytes for value in answers.values()) <= HELD_BYTES
 
     def _answers(self, arguments: "list[Tensor]") -> "Answers":
         import torch

@@ -53,6 +53,14 @@ def test_answers_that_take_too_much_memory_are_asked_for_each_time(pupil, asked,
     assert asked == [[3, 1], [3, 1]]
 
 
+@pytest.mark.parametrize("other", [torch.zeros(()), torch.zeros(1, 2)], ids=["scalar", "state"])
+def test_what_has_no_row_a_sample_is_not_remembered(other):
+    asked = []
+    forgetful = Teacher(lambda arguments: {"state": other + len(asked), "row": asked.append(1) or arguments[0]}, 10)
+    for calls in (0, 1):
+        assert torch.equal(forgetful([SAMPLES[:2]], np.array([0, 1]))["state"], other + calls)
+
+
 @pytest.mark.parametrize("augmented", [False, True])
 def test_training_asks_once_a_sample_unless_it_changes_them(residual, torch_context, tmp_path, augmented):
     from optimize.models import TorchModel
