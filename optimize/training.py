@@ -132,7 +132,6 @@ class _Training:
         # a batch of one sample has no variance, and each process needs as many samples as the others
         self.batch = max(self.world, min(settings.batch, len(task.learn)) // self.world * self.world)
         self.steps = max(1, len(task.learn) // self.batch)
-        self.planned = min(settings.epochs * self.steps, settings.max_steps or sys.maxsize)
         self.begun = time.monotonic()
         self.wanted: Targets | None = None  # of validate, once
 
@@ -181,7 +180,7 @@ class _Training:
 
     def _share(self, step: int) -> float:
         """How much of the training is done, by steps or by the clock; the first process's clock counts for all."""
-        share = step / self.planned
+        share = step / (self.settings.epochs * self.steps)
         if self.settings.minutes:
             clock = (time.monotonic() - self.begun) / (60 * self.settings.minutes)
             share = max(share, processes.shared(clock))

@@ -28,8 +28,7 @@ class Step(Settings):
     """Settings.
 
     Attributes:
-        epochs: passes over calibrate; with `max_steps` and `minutes`, whichever ends first.
-        max_steps: limit of the batches learnt from.
+        epochs: passes over calibrate; with `minutes`, whichever ends first.
         minutes: limit of the wall clock; the schedule follows the share of it that is gone.
         batch: samples a step, over all processes; the last, incomplete batch of a pass is left out.
         optimizer: `adamw`, or `sgd` with Nesterov's momentum of 0.9.
@@ -51,7 +50,6 @@ class Step(Settings):
     trains: ClassVar[bool] = True
     label: ClassVar[str] = "recovered"
     epochs: int = Field(default=10, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0)
     batch: int = Field(default=128, ge=2)
     optimizer: Literal["adamw", "sgd"] = "adamw"

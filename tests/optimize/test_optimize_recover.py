@@ -159,15 +159,6 @@ def test_minutes_end_it_and_the_schedule_follows_the_clock(damaged, torch_contex
     assert len(rates) < 40 and rates == sorted(rates) and 0.8 < rates[-1] < 1
 
 
-def test_so_many_steps_end_it_within_a_pass_and_the_schedule_ends_with_them(damaged, torch_context, monkeypatch):
-    shares = []
-    monkeypatch.setattr(training, "rate", lambda settings, share: shares.append(share) or 0.01)
-    context = torch_context()
-    Step(epochs=1000, batch=32, max_steps=7)(damaged, context)
-    assert shares == [step / 7 for step in range(7)]
-    assert "recover: 2 passes of 5 steps" in context.notes[-1]
-
-
 def test_early_stopping_keeps_the_best(damaged, torch_context, monkeypatch):
     scores = iter([[0.1], [0.5], [0.7], [0.6], [0.4], [0.9]])
     kept = []
@@ -361,8 +352,8 @@ def test_the_loss_of_real_numbers_and_of_maps():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"epochs": 0}, {"max_steps": 0}, {"minutes": 0}, {"batch": 1}, {"optimizer": "lion"}, {"lr": 0}, {"distill": 2},
-     {"ema": 1}, {"warmup": 1}, {"patience": 0}, {"epoch": 3}],
+    [{"epochs": 0}, {"minutes": 0}, {"batch": 1}, {"optimizer": "lion"}, {"lr": 0}, {"distill": 2}, {"ema": 1},
+     {"warmup": 1}, {"patience": 0}, {"epoch": 3}],
 )  # fmt: skip
 def test_settings_that_cannot_be(settings):
     with pytest.raises(ValidationError):
