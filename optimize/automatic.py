@@ -22,7 +22,6 @@ ENOUGH = 2000  # labelled samples of calibrate, from which on a pruned model has
 KEPT = (0.7, 0.5)  # shares of the multiplications that pruning keeps; `trials` has more
 BLOCKS, GONE = 6, 0.4  # from so many residual blocks on, the share of them that goes
 MINUTES = 4  # of training for each at most: a pass of ResNet-56 over 16,000 pictures takes a processor with AVX2 three
-)
 QUICK = 100  # samples of calibrate, by which a quick run rounds
 HEAVY = 8 * 2**20  # weights of products in bytes, from which on a call may wait for memory
 
