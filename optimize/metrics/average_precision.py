@@ -110,7 +110,9 @@ def drawn(rows: Rows, overlaps: int = OVERLAPS) -> Callable[[Array], float]:
         if not wanted.any():
             return float("nan")
         rank, _ = _counted(times[picture[kept]], begins)
-        found, before = _counted(times[picture[kept[right]]], group_begins)
+        # of a class of which no object was drawn nothing counts: one picture's rows are drawn apart, in blocks
+        right_ones = times[picture[kept[right]]] * (wanted[kind[right]] > 0)
+        found, before = _counted(right_ones, group_begins)
         precision = found / np.maximum(rank[right], 1)
         best = np.maximum.accumulate((precision - apart)[::-1])[::-1] + apart
         most = np.maximum(wanted, 1)[kind[right]]

@@ -463,6 +463,11 @@ def test_pictures_drawn_are_worth_what_their_rows_are(name):
             without += np.isnan(expected)
             assert figure(samples) == pytest.approx(expected, abs=1e-12, nan_ok=True)
     assert 20 < without < 60  # of the single picture always, of two now and then
+    blocks = Rows(rows.values, np.bincount(np.arange(len(rows.values)) // 3))  # as those of a single picture are drawn
+    figure = metric.drawn(blocks)
+    for _ in range(20):
+        samples = random.integers(0, len(blocks), 4)
+        assert figure(samples) == pytest.approx(metric.finish(blocks.take(samples)), abs=1e-12, nan_ok=True)
 
 
 def test_rows_go_with_their_sample():
