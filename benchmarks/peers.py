@@ -123,7 +123,7 @@ def compared(name: str, work: Path, peers: Sequence[str], options: argparse.Name
         progress.stage(name)
         field = field_of(asked, work, samples, options.olive_python, options.limit, progress)
         original = field.subject.contender
-        entries = [Entry(original.name, original, original, "as it is")]
+        entries = [Entry(original.name, original, field.clocked(original), "as it is")]
         entries += [entered(field, peer, options.quick) for peer in peers if peer != OURS]
         if OURS in peers:
             entries += ours(field, file, changes)

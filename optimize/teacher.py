@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Teacher:
     """Remembers what it answered, since asking takes a fifth of a step, of a pruned model more.
 
-    Not where all answers take more than 256 MiB, or one has not as many rows as it was asked for: a state, say.
+    Not where all answers take more than 512 MiB, or one has not as many rows as it was asked for: a state, say.
 
     Args:
         ask: a batch's arguments, each (batch, ...) -> its answers by name, each (batch, ...).

@@ -11,6 +11,7 @@ is allowed the fastest way, by a short measurement, is what the peer enters with
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from runtime.tensors import Array, Specs
 
 # what keeps Olive and what it loads from reporting to their makers
 SILENT = {"OLIVE_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+RAW = "_raw"  # behind the name of an output that is still to be decoded
 OURS = "optimize"  # with its targets behind it where they are several
 
 
@@ -154,6 +156,20 @@ class OnnxRuntime:
         for place, name in enumerate(self._outputs):  # as our engine names them: users need no names, so no dearer way
             results[name] = values[place]
         return results
+
+
+class Decoded:
+    """A session and what decodes its outputs, by ONNX Runtime in one thread: our engines have that in their graph."""
+
+    def __init__(self, opener: str, arguments: Mapping[str, Any], decode: str) -> None:
+        module, _, function = opener.partition(":")
+        self._session = getattr(import_module(module), function)(**arguments)
+        self._decode = OnnxRuntime(decode, 1)
+        self.threads = self._session.threads
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Decoded outputs by name."""
+        return self._decode.run({name + RAW: value for name, value in self._session.run(feeds).items()})
 
 
 def on_openvino(task: Task, model: Any, precision: str | None = None) -> list[Way]:

@@ -11,10 +11,10 @@ import numpy as np
 
 from optimize import plan
 from optimize.build import Builder, Built
-from optimize.data import resized
+from optimize.data import Split, resized
 from optimize.evaluate import evaluate
 from optimize.judge import accuracy
-from optimize.models import write_onnx
+from optimize.models import OnnxModel, write_onnx
 from optimize.pipeline import DISTRIBUTIONS
 from optimize.progress import Progress
 from optimize.recipe import Recipe
@@ -24,7 +24,7 @@ from optimize.steps._probes import batches
 from optimize.steps._ready import in_float32
 from optimize.subject import Subject, prepare
 from optimize.tables import allowed_drop
-from rivals import OURS, Task, Way
+from rivals import OURS, RAW, Task, Way
 from runtime import host, listing
 from runtime.bundle import read
 from runtime.cache import Cache
@@ -75,6 +75,7 @@ class Field:
         max_drop: in the metric's unit.
         reading_s: what it took to read model and data and to record those answers, with which each peer begins.
         exporting_s: what the ONNX file took, with which each peer but torch goes on.
+        decode: the ONNX file of what makes boxes, say, of raw outputs, where the recipe asks for it; else empty.
         limit_s: of preparing a variant, and of our run.
     """
 
@@ -88,6 +89,14 @@ class Field:
     limit_s: float
     log: Path
     progress: Progress
+    decode: str
+
+    def clocked(self, contender: Contender) -> Contender:
+        """As it is timed: where our engine's graph decodes the outputs, with that done on the clock too."""
+        if not self.decode:
+            return contender
+        inner = {"opener": contender.opener, "arguments": dict(contender.arguments), "decode": self.decode}
+        return replace(contender, opener="rivals:Decoded", arguments=inner, decoding=None)
 
     def accuracies(self, contenders: Iterable[Contender], split: Any) -> tuple[dict[str, Accuracy], dict[str, str]]:
         """By name, the original's among them; and why some have none."""
@@ -125,7 +134,36 @@ def field_of(asked: Recipe, work: Path, samples: int, olive: str, limit_s: float
         metric=subject.metric.name, better=asked.data.better, max_drop=max_drop, batch=subject.batch, out=str(work),
         limit_s=limit_s, olive=olive,
     )  # fmt: skip
-    return Field(asked, subject, recorded, task, max_drop, reading, exporting, limit_s, log, progress)
+    decode = _decode(asked, subject, model, context, work)
+    return Field(asked, subject, recorded, task, max_drop, reading, exporting, limit_s, log, progress, decode)
+
+
+def _decode(asked: Recipe, subject: Subject, model: OnnxModel, context: Context, work: Path) -> str:
+    """What the recipe's last step puts behind a graph, as a graph of its own, so that peers decode no slower than we.
+
+    Its inputs are the model's outputs, with RAW behind their names.
+    """
+    import onnx
+    from onnx import helper
+
+    last = next((step for step in asked.all_steps() if step.last), None)
+    if last is None:
+        return ""
+    proto = onnx.load(model.path, load_external_data=False)
+    outputs, inputs = list(proto.graph.output), [onnx.ValueInfoProto() for _ in proto.graph.output]
+    for raw, output in zip(inputs, outputs, strict=True):
+        raw.CopyFrom(output)
+        raw.name = output.name + RAW
+    nodes = [helper.make_node("Identity", [one.name + RAW], [one.name]) for one in outputs]
+    graph = helper.make_graph(nodes, "decode", inputs, outputs)
+    made = helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+    with np.load(work / "original.npz") as stored:
+        answers = {name + RAW: value for name, value in stored.items()}
+    folder = work / "decode"
+    folder.mkdir(exist_ok=True)
+    split = Split("answers", lambda: [(answers, None)])
+    decoded: Any = last(write_onnx(made, work / "raw.onnx"), replace(context, calibrate=split, folder=folder))
+    return str(decoded.path)
 
 
 def entered(on: Field, peer: str, quick: bool) -> Entry:
@@ -153,8 +191,8 @@ def entered(on: Field, peer: str, quick: bool) -> Entry:
     if best is None:
         return Entry(peer, reason="; ".join(f"{key}: {why}" for key, why in tried.items()), **took)
     settings, alike = best
-    others = {other: _timed(f"{peer}: {other}", way) for other, way in alike.items() if other != settings}
-    return Entry(peer, _judged(on, peer, alike[settings]), _timed(peer, alike[settings]), settings, others, **took)
+    others = {other: _timed(on, f"{peer}: {other}", way) for other, way in alike.items() if other != settings}
+    return Entry(peer, _judged(on, peer, alike[settings]), _timed(on, peer, alike[settings]), settings, others, **took)
 
 
 def _chosen(on: Field, ways: Mapping[str, list[Way]], tried: dict[str, str]) -> tuple[str, dict[str, Way]] | None:
@@ -178,7 +216,7 @@ def _chosen(on: Field, ways: Mapping[str, list[Way]], tried: dict[str, str]) -> 
     held = {name: way for family in families for name, way in family.items()}
     if len(held) == 1:
         return next(iter(held)), held
-    contenders = [_timed(name, way) for name, way in held.items()]
+    contenders = [_timed(on, name, way) for name, way in held.items()]
     while contenders:  # the first of them is the base, and may not be one that fails
         try:
             found = measure(contenders, on.subject.feeds, rounds=FEW_ROUNDS, twin=False, log=on.log)
@@ -229,8 +267,8 @@ def _judged(on: Field, name: str, way: Way) -> Contender:
     return Contender(name, way.opener, way.arguments, decoding=on.subject.contender.decoding)
 
 
-def _timed(name: str, way: Way) -> Contender:
-    return Contender(name, way.opener, {**way.arguments, **way.timed})
+def _timed(on: Field, name: str, way: Way) -> Contender:
+    return on.clocked(Contender(name, way.opener, {**way.arguments, **way.timed}))
 
 
 def _short(reason: object) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from optimize.data._batch import Batch
 
-HELD_BYTES = 2**28  # of a split; a larger one is read anew in each pass
+HELD_BYTES = 2**29  # of a split; a larger one is read anew in each pass
 
 
 class Held:
