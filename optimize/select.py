@@ -1,8 +1,8 @@
 """The choice: one candidate a target, by the objective's point estimate, among those that lose no more than allowed.
 
 Looks at *validate* only, and at the limits of time, size and memory. Eligible is what was measured, does not `exceed`,
-and whose drop as estimated is at most `max_drop`. Of these the best by the objective is taken. `cannot tell` gives way
-to `within` where it is not truly better: where the objective's difference lies inside what can be told apart. Accuracy
+and whose drop as estimated is at most `max_drop`. Of these the best by the objective is taken, and of those that differ
+from it by no more than can be told apart the one that loses least; `cannot tell` gives way to `within` there. Accuracy
 is never given for a limit of another kind: where none that holds it meets them all, the one that comes nearest enters,
 and is said not to.
 """
@@ -119,15 +119,17 @@ def choose(
         return Choice(nearest.name, f"no candidate that holds the accuracy {_short(nearest, bounds)}", nearest.name)
     eligible = [row for row in met if row.name in among] or met
     best = min(eligible, key=lambda row: cost(row, objective, percentile))
-    told = [row for row in eligible if row.validate_ and row.validate_.verdict == "within"]
-    if told and best not in told:
-        safe = min(told, key=lambda row: cost(row, objective, percentile))
-        if cost(safe, objective, percentile) <= cost(best, objective, percentile) * (1 + margin):
-            shown = _of(safe, rows, objective, batch, percentile)
-            return Choice(safe.name, f"{shown}, and within the limit; {best.name}, as good, cannot be told")
-    verdict = best.validate_.verdict if best.validate_ else None
+    enough = cost(best, objective, percentile) * (1 + margin)
+    alike = [row for row in eligible if cost(row, objective, percentile) <= enough]
+    told = [row for row in alike if row.validate_ and row.validate_.verdict == "within"]
+    taken = min(told or alike, key=lambda row: (lost(row), cost(row, objective, percentile)))
+    verdict = taken.validate_.verdict if taken.validate_ else None
     sure = "within the limit" if verdict == "within" else "whether it is within the limit cannot be told"
-    return Choice(best.name, f"{_of(best, rows, objective, batch, percentile)}; {sure} on validate")
+    why = f"{_of(taken, rows, objective, batch, percentile)}; {sure} on validate"
+    if taken is not best:
+        worse = "loses more there" if best in told or not told else "cannot be told"
+        why += f"; {best.name}, as good, {worse}"
+    return Choice(taken.name, why)
 
 
 def pending(
@@ -136,7 +138,8 @@ def pending(
 ) -> str | None:  # fmt: skip
     """Of one target's candidates, all timed, which is to be judged next; None where no other could be chosen any more.
 
-    `choose` then takes what it would take of all, were they judged. Arguments as there.
+    `choose` then takes what it would take of all, were they judged, but that the first `within` is enough: of those
+    that are as good it need not be the one that loses least. Arguments as there.
     """
     timed = [row for row in rows if row.status == "measured" and row.latency]
     excess = {row.name: max((bound.excess(row) for bound in bounds), default=0.0) for row in timed}

@@ -68,6 +68,15 @@ def test_within_is_preferred_where_it_is_as_fast():
     assert found.name == "sure" and "unsure, as good, cannot be told" in found.why
 
 
+def test_of_those_that_are_as_fast_the_one_that_loses_least_is_taken():
+    loses, less = row("loses", 5.0, 0.004), row("less", 5.05, 0.001)
+    found = choice(row("plain", 10), loses, less, row("least", 5.2, 0.0))
+    assert found.name == "less" and "loses, as good, loses more there" in found.why
+    assert choice(row("plain", 10), loses, row("like it", 5.05, 0.004)).name == "loses"
+    unsure = [row("loses", 5.0, 0.004, "cannot tell"), row("less", 5.05, 0.001, "cannot tell")]
+    assert choice(row("plain", 10), *unsure).name == "less"
+
+
 @pytest.mark.parametrize("ms", [4.5, 4.89])
 def test_cannot_tell_is_taken_where_it_is_truly_faster(ms):
     found = choice(row("plain", 10), row("sure", 5.0, 0.002), row("unsure", ms, 0.004, "cannot tell"))
