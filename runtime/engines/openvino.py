@@ -266,8 +266,7 @@ def _check(options: Options) -> None:
 def properties(options: Options, cores: int) -> dict[str, Any]:
     """What `compile_model` is given for the options of an engine here."""
     if not {*options} - {"isa", "fixed"}:
-        # it asks the processor itself, not what kernels it is limited to, and would take bf16 without any
-        return {} if options.get("isa") in (None, ISAS[-1]) else {"INFERENCE_PRECISION_HINT": "f32"}
+        return {}
     # the hint is set always: OpenVINO would take bf16 by itself where the processor has it
     found: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": options.get("precision") or "f32",

@@ -206,6 +206,7 @@ def test_what_is_deployed_to_an_older_cpu_is_measured_as_one_where_that_can_be(m
     found = {one.name: one for one in expand(asked, host.facts())}
     for name, one in found.items():
         assert one.options.get("isa") == ("AVX2" if name.startswith("openvino") else None)
+        assert one.options.get("precision") == ("f32" if name.startswith("openvino") else None)
         assert one.scheme.reduce_range
     assert not any("bf16" in name for name in found)  # this processor's, not that one's
     said = remarks(asked, host.facts())
