@@ -126,9 +126,8 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
 
     given = Made.model_validate({"use": "as given", **measures(subject.model, subject.axes)})
     rows[ORIGINAL] = Row(name=ORIGINAL, engine=asked.model_spec().source, status="measured", made=[given])
-    unmended: list[str] = []
-    # where nothing is to be repaired, those that are slower than one that holds the limit need not be judged
-    timed_first = asked.looks_once() and not pinned and all(one.repair is None for one in candidates)
+    # those that are slower than one that holds the limit need not be judged, nor repaired
+    timed_first = asked.looks_once() and not pinned
     if not timed_first:
         progress.stage("accuracy on validate")
         rows, max_drop = stages.accuracy(run, rows, "validate_", None)
@@ -143,10 +142,9 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
         progress.stage("accuracy on validate")
         rows, max_drop = stages.accuracy_in_turn(run, rows, screening.margin)
         ruined = diagnosed(subject, builder, run.candidates, run.built, rows, rows[ORIGINAL])
-    else:
-        run, rows, unmended = stages.mended(run, rows, builder, max_drop, screening)
-        if any(row.status == "built, not measured" for row in rows.values()):
-            rows = stages.first_look(run, rows)[0]
+    run, rows, unmended = stages.mended(run, rows, builder, max_drop, screening)
+    if any(row.status == "built, not measured" for row in rows.values()):
+        rows = stages.first_look(run, rows)[0]
     pruned: list[str] = []
     if trials.most(asked) and not pinned:
         progress.stage("how much to prune")

@@ -107,7 +107,8 @@ def expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: bool
         # in 7 bits nothing saturates, in 8 it may: where it is measured by such kernels, the better of the two is seen
         if recipe.steps == "auto" and scheme.reduce_range and not recipe.search.quick and _limited(target, cpu):
             own.append(tuple(s.model_copy(update={"wide": True}) if isinstance(s, Static) else s for s in own[0]))
-        narrow = {} if "precision" in asked or cpu != "host" else target.bf16(host)
+        # what is rounded computes little in float: in bf16 it is mostly the same, and a quick run looks at one of them
+        narrow = {} if "precision" in asked or cpu != "host" or recipe.search.quick else target.bf16(host)
         half = None if target.half is None else {key: one for key, one in target.half.items() if key not in asked}
         vendor = {**target.vendor, **target.limits(cpu)}
         made = [

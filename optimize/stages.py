@@ -207,15 +207,17 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float, seen: Measur
     """With repaired candidates, not timed yet, beside those that lose too much; what was not repaired, and why.
 
     Of each target the one that loses least comes first, until one that is rounded holds the limit: a search of layers
-    takes minutes, and of several ways to round a model one that needs none is the better. `seen` is the first look.
+    takes minutes, and of several ways to round a model one that needs none is the better. What was timed and not judged
+    would not be chosen, and is left alone. `seen` is the first look.
     """
     notes: list[str] = []
     enough: dict[str, str] = {}
     searched: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in sorted(run.candidates, key=lambda one: select.lost(rows[one.name])):
-        if candidate.repair is None or candidate.name not in run.built:
+        row = rows[candidate.name]
+        if candidate.repair is None or candidate.name not in run.built or row.reason == UNJUDGED:
             continue
-        if select.lost(rows[candidate.name]) <= max_drop:
+        if select.lost(row) <= max_drop:
             enough.setdefault(candidate.target.name, candidate.name)
             continue
         before = searched[candidate.target.name]

@@ -7,6 +7,7 @@ import targets
 from optimize import steps
 from optimize.plan import expand, remarks, role_of
 from optimize.recipe import from_table
+from optimize.tables import Search
 from runtime import host
 
 BF16 = {"precision": "bf16"}
@@ -202,6 +203,8 @@ def test_a_step_is_not_offered_to_a_target_that_does_not_run_it_and_that_is_said
 def test_what_is_deployed_to_an_older_cpu_is_measured_as_one_where_that_can_be(monkeypatch):
     change_targets(monkeypatch, bf16=lambda host: BF16)
     assert any("bf16" in one.name for one in planned(recipe(QUANTIZED, openvino={})))
+    quick = recipe(QUANTIZED, openvino={}).model_copy(update={"search": Search(quick=True)})
+    assert [one.name for one in planned(quick) if one.role == "steps"] == ["openvino-int8"]
     asked = recipe(QUANTIZED, openvino={"cpu": "avx2"}, onnxruntime={"cpu": "avx2"})
     found = {one.name: one for one in expand(asked, host.facts())}
     for name, one in found.items():
