@@ -110,7 +110,8 @@ def expanded(recipe: Recipe, host: Host, steps: tuple[Settings, ...], full: bool
         # what is rounded computes little in float: in bf16 it is mostly the same, and a quick run looks at one of them
         narrow = {} if "precision" in asked or cpu != "host" or recipe.search.quick else target.bf16(host)
         half = None if target.half is None else {key: one for key, one in target.half.items() if key not in asked}
-        vendor = {**target.vendor, **target.limits(cpu)}
+        # as it ships an engine asks the processor what it has, not the limit of its kernels: there it is the plain one
+        vendor = {**target.plain, **limits} if (limits := target.limits(cpu)) else dict(target.vendor)
         made = [
             Candidate(
                 f"{name}-{label}",

@@ -11,9 +11,6 @@ _OPS = (
     "ReduceMean", "Relu", "Clip", "Mul", "Concat",
 )  # fmt: skip
 
-# Neither has bf16, which OpenVINO asks of the processor, not of the limit: it is told, here and in the bundle.
-_OLDER = {"avx2": "AVX2", "vnni": "AVX512_CORE_VNNI"}
-
 
 def _scheme(cpu: str, host: Host) -> Scheme:
     """Its low-precision transformations take u8 activations and s8 weights; pooling and sums stay in int8."""
@@ -50,7 +47,7 @@ TARGET = Target(
     },
     plain={"precision": "f32"},
     vendor={},
-    limits=lambda cpu: {"isa": _OLDER[cpu], "precision": "f32"} if cpu in _OLDER else {},
+    limits=lambda cpu: {"isa": {"avx2": "AVX2", "vnni": "AVX512_CORE_VNNI"}[cpu]} if cpu in ("avx2", "vnni") else {},
     bf16=_bf16,
     settings=_settings,
 )

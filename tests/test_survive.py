@@ -85,7 +85,7 @@ def test_an_interrupt_leaves_the_earlier_result_and_no_process(place):
     bundle.mkdir(parents=True)
     (bundle / "manifest.json").write_text("of an earlier run")
     process = start(place)
-    until(process, "accuracy on validate")
+    until(process, "[3/6] latency")
     assert living(place)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
