@@ -149,7 +149,10 @@ def remarks(recipe: Recipe, host: Host, plans: Sequence[tuple[Settings, ...]] | 
         cpu, limit = asked.get("cpu", "host"), target_folder.get(name).limits(asked.get("cpu", "host"))
         if limit:
             said = ", ".join(map(str, limit.values()))
-            found.append(f"{name}: for {cpu}; figures are those of its kernels limited to {said}, on {host.cpu}")
+            found.append(
+                f"{name}: for {cpu}; figures are those of its kernels limited to {said}, on {host.cpu}; as it "
+                "ships it is the plain engine there"
+            )
         elif cpu != "host":
             found.append(
                 f"{name}: quantized for {cpu}; its kernels cannot be limited here: accuracy and latency are those of "

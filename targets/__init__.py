@@ -72,7 +72,7 @@ class Target:
         bf16: options under which it computes in bf16 what the graph has in float, where this processor can: what is
             asked for becomes a candidate with them too. Empty where it cannot, or where the graph says it.
         limits: for a `cpu` that is older than this one, engine options that have only its kernels run here; a bundle
-            does not take them along.
+            does not take them along. The plain options stand for `vendor` beside them.
         settings: by a label, options worth a try in the place of a candidate's own, for a host and the sizes of named
             axes that are called: how an engine is run, not what it computes.
         trees: it has the ops of the domain ai.onnx.ml, which are trees, support vectors and what comes before them.
