@@ -22,6 +22,7 @@ from optimize.report import Accuracy
 from optimize.steps import Context
 from optimize.steps._probes import batches
 from optimize.steps._ready import in_float32
+from optimize.steps.export import Step as Export
 from optimize.subject import Subject, prepare
 from optimize.tables import allowed_drop
 from rivals import OURS, RAW, Task, Way
@@ -117,7 +118,9 @@ def field_of(asked: Recipe, work: Path, samples: int, olive: str, limit_s: float
     begun = time.monotonic()
     builder = Builder(subject, Cache(work / "export"), host.versions(DISTRIBUTIONS), work, log, progress)
     plain = plan.role_of(plan.expand(asked, host.facts(), subject.plans), next(iter(asked.targets)), "plain")
-    built = builder.build(plain)
+    # a peer begins with what torch itself exports
+    steps = tuple(one.model_copy(update={"stock": True}) if isinstance(one, Export) else one for one in plain.steps)
+    built = builder.build(replace(plain, steps=steps))
     if not isinstance(built, Built):
         raise WorkError(built.reason)
     context = Context(subject.splits.calibrate, subject.axes, plain.scheme, work)

@@ -15,6 +15,7 @@ from optimize.models import OnnxModel, TorchModel, write_onnx
 from optimize.sources import _exported
 from optimize.sources.torch import TorchSession, tensors
 from optimize.steps import Context, Settings
+from optimize.steps._pools import translations
 from optimize.verify import check_equal, sized_feeds
 from runtime.errors import StepError
 from runtime.tensors import Array, TensorSpec
@@ -35,12 +36,14 @@ class Step(Settings):
         exporter: `auto` takes torch.export's ("dynamo"), and the older tracing one where that fails; of TorchScript the
             older one alone, which does not trace it.
         opset: of the ONNX file.
+        stock: `dynamo` exactly as torch has it, without what is translated better here (`_pools`).
         tolerance: largest relative error (Euclidean norm) against torch.
     """
 
     exact: ClassVar[bool] = True
     exporter: Literal["auto", "dynamo", "torchscript"] = "auto"
     opset: int = Field(default=18, ge=13, le=23)
+    stock: bool = False
     tolerance: float = Field(default=1e-3, gt=0)
 
     def __call__(self, model: TorchModel, context: Context) -> OnnxModel:
@@ -59,7 +62,7 @@ class Step(Settings):
             raise StepError(f"this program is exported by {known[0]} alone: leave out exporter = '{self.exporter}'.")
         for exporter in known if self.exporter == "auto" else (self.exporter,):
             try:
-                proto = exported(given, model.inputs, feeds, names, context.folder, self.opset, exporter)
+                proto = exported(given, model.inputs, feeds, names, context.folder, self.opset, exporter, self.stock)
                 written = write_onnx(proto, context.folder / "model.onnx")
                 check_equal(written, session, context, self.tolerance)
             except StepError as error:
@@ -87,7 +90,7 @@ def _given(model: TorchModel) -> tuple[Any, tuple[str, ...]]:
 
 def exported(
     module: "nn.Module | ExportedProgram", inputs: Sequence[TensorSpec], feeds: Mapping[str, Array],
-    outputs: Sequence[str], folder: Path, opset: int, exporter: str = "dynamo",
+    outputs: Sequence[str], folder: Path, opset: int, exporter: str = "dynamo", stock: bool = False,
 ) -> Any:  # fmt: skip
     """A module as an ONNX graph, by one of torch's exporters; raises what that raises.
 
@@ -99,6 +102,7 @@ def exported(
         folder: for what is temporary.
         opset: of the graph.
         exporter: `dynamo`, or `torchscript`, which traces.
+        stock: as the step's.
     """
     import onnx
     import torch
@@ -113,6 +117,7 @@ def exported(
                 module, arguments, str(path), dynamo=True, opset_version=opset, verbose=False,
                 input_names=names, output_names=list(outputs),
                 dynamic_shapes=dynamic_shapes(module, inputs) if isinstance(module, torch.nn.Module) else None,
+                custom_translation_table=None if stock else translations(),
             )  # fmt: skip
         else:
             dynamic = {name: each for name, each in zip(names, axes, strict=True) if each}
