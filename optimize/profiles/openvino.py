@@ -7,7 +7,7 @@ from typing import Any
 
 from optimize.profiles import DROPPED, Kind, Layer
 from runtime.engines import library
-from runtime.engines.openvino import limit, properties
+from runtime.engines.openvino import limit, number_format, properties, told
 from runtime.host import cores
 from runtime.tensors import Array
 
@@ -37,27 +37,11 @@ def profile(
                 continue
             spent[info.node_name] += info.real_time.total_seconds() * 1e3
             seen.setdefault(info.node_name, info)
-    told = {op.get_friendly_name(): op.get_rt_info() for op in compiled.get_runtime_model().get_ordered_ops()}
-    return [_layer(name, info, told.get(name, {}), spent[name] / calls) for name, info in seen.items()]
+    nodes = {op.get_friendly_name(): op.get_rt_info() for op in compiled.get_runtime_model().get_ordered_ops()}
+    return [_layer(name, info, nodes.get(name, {}), spent[name] / calls) for name, info in seen.items()]
 
 
-def _layer(name: str, info: Any, told: Any, ms: float) -> Layer:
-    def text(key: str) -> str:
-        try:
-            value = told[key]  # OpenVINO's own map, which has no get
-        except (KeyError, RuntimeError):
-            return ""
-        return str(value.value if hasattr(value, "value") else value)
-
-    precision = text("runtimePrecision")
+def _layer(name: str, info: Any, node: Any, ms: float) -> Layer:
     kind: Kind = "convert" if info.node_type in _CONVERTS else "move" if info.node_type in _MOVES else "compute"
-    origin = tuple(one for one in text("originalLayersNames").split(",") if one)
-    return Layer(
-        name,
-        info.node_type,
-        ms,
-        {"u8": "int8", "i8": "int8", "": "f32"}.get(precision, precision),
-        kind,
-        origin,
-        info.exec_type,
-    )
+    origin = tuple(one for one in told(node, "originalLayersNames").split(",") if one)
+    return Layer(name, info.node_type, ms, number_format(node) or "f32", kind, origin, info.exec_type)

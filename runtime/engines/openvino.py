@@ -134,11 +134,8 @@ class OpenVinoSession:
         counts: Counter[str] = Counter()
         for node in self._compiled.get_runtime_model().get_ordered_ops():
             info = node.get_rt_info()
-            if str(info["layerType"].value if hasattr(info["layerType"], "value") else info["layerType"]) in _MOVES:
-                continue
-            name = info["runtimePrecision"]
-            name = str(name.value if hasattr(name, "value") else name)
-            counts[_NAMES.get(name, name)] += 1
+            if told(info, "layerType") not in _MOVES:
+                counts[number_format(info)] += 1
         return dict(counts)
 
     def close(self) -> None:
@@ -291,6 +288,24 @@ def limit(options: Options) -> None:
     if _has_kernels():
         raise EngineError(f"OpenVINO is loaded in this process already, and cannot be limited to {asked} any more.")
     os.environ[ISA] = asked
+
+
+def told(info: Any, key: str) -> str:
+    """What a node of a compiled graph says of itself; empty where it does not."""
+    try:
+        value = info[key]  # OpenVINO's own map, which has no get
+    except (KeyError, RuntimeError):
+        return ""
+    return str(value.value if hasattr(value, "value") else value)
+
+
+def number_format(info: Any) -> str:
+    """What such a node computes in, as a session's `precision` names it; empty where it does not say."""
+    name = told(info, "runtimePrecision")
+    # of a choice by a mask it is the mask's
+    if name == "u8" and told(info, "layerType") == "Eltwise":
+        name = told(info, "outputPrecisions").split(",")[0] or name
+    return _NAMES.get(name, name)
 
 
 def _has_kernels() -> bool:

@@ -163,3 +163,20 @@ assert engines.get("openvino").facts()["version"]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_choice_by_a_mask_is_not_taken_for_int8(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="pip install 'edge-optimize[optimize]'")
+    from onnx import helper, numpy_helper
+
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 4, 8]) for name in "xy"]
+    mask, zero = np.arange(32).reshape(4, 8) % 3 == 0, np.zeros(1, np.float32)
+    tensors = [numpy_helper.from_array(mask, "mask"), numpy_helper.from_array(zero, "zero")]
+    nodes = [helper.make_node("Where", ["mask", "x", "zero"], ["z"]), helper.make_node("Softmax", ["z"], ["y"])]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    specs = Specs((TensorSpec("x", "float32", ("n", 4, 8)),), (TensorSpec("y", "float32", ("n", 4, 8)),))
+    session = ENGINE.open({"model": path}, specs, host.facts(), {"precision": "f32"})
+    assert session.precision() == {"f32": 2}
+    session.close()
