@@ -24,7 +24,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What `torch.onnx.export` takes as `custom_translation_table`."""
     import torch
 
-    # what one axis and three axes are to torch is left to it: the first becomes this one, the last has no ONNX at all
+    # one axis becomes this one by torch itself; of three axes its exporter has nothing
     return {torch.ops.aten._adaptive_avg_pool2d.default: adaptive_avg_pool2d}
 
 
