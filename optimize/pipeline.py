@@ -154,13 +154,20 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
 
     settings: list[str] = []
     if asked.tunes() and not pinned:
-        progress.stage("a closer look at the best, and settings to run them with")
+        # of two looks each has a machine of its own speed: only what was seen in one is compared
+        progress.stage("a closer look at the best")
+        closer: list[str] = []
         if not deadline.over():
-            first = rows
             with deadline.ending():
-                run, rows, settings = tuning.looked_closer(run, rows, builder, chosen, max_drop)
-            # of two looks each has a machine of its own speed, as has the original in it
-            closer = [name for name, row in rows.items() if name not in first or row.latency is not first[name].latency]
+                rows, closer = tuning.looked_closer(run, rows, chosen, max_drop)
+            choices = stages.choose(run, rows, max_drop, screening.margin, closer)
+            chosen = {target: choice.name for target, choice in choices.items() if choice.name}
+        progress.stage("settings to run the best with")
+        if not deadline.over():
+            with deadline.ending():
+                run, rows, kept, settings = tuning.tried(run, rows, builder, chosen, max_drop)
+                settled = {rows[name].target for name in kept}
+                closer = [*kept, *(name for name in closer if rows[name].target not in settled)]
             choices = stages.choose(run, rows, max_drop, screening.margin, closer)
             chosen = {target: choice.name for target, choice in choices.items() if choice.name}
 

@@ -31,7 +31,7 @@ from runtime.measure import BLOCK_CALLS, BLOCK_S
 
 MIB = 2**20
 START_S = 1.5  # of a process with an engine library in it
-SETTINGS = 4  # that a target has about
+SETTINGS = 4  # that a target has about, its own among them
 
 
 def preflight(what: str, changes: Sequence[str] = (), **flags: Any) -> dict[str, Any]:

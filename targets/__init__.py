@@ -74,7 +74,7 @@ class Target:
         limits: for a `cpu` that is older than this one, engine options that have only its kernels run here; a bundle
             does not take them along. The plain options stand for `vendor` beside them.
         settings: by a label, options worth a try in the place of a candidate's own, for a host and the sizes of named
-            axes that are called: how an engine is run, not what it computes.
+            axes that are called: how an engine is run, not what it computes. The option `fixed` has these sizes.
         trees: it has the ops of the domain ai.onnx.ml, which are trees, support vectors and what comes before them.
         text: it takes and gives text.
         unproven: what of it was never tried, said to whoever is about to rely on it; empty where all was.
@@ -136,8 +136,8 @@ def missing(module: str, extra: str) -> str | None:
 
 
 def thread_counts(host: Host) -> dict[str, int]:
-    """One thread, half of the cores' and all of them, each with its label."""
-    counts = sorted({1, max(1, host.cores // 2), host.cores})
+    """One thread, and half of the cores', each with its label; all of them are what an engine has by itself."""
+    counts = sorted({1, max(1, host.cores // 2)} - {host.cores})
     return {f"{count}-thread{'s' if count > 1 else ''}": count for count in counts}
 
 

@@ -24,10 +24,13 @@ def _bf16(host: Host) -> dict[str, Any]:
 def _settings(host: Host, options: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Fewer threads, whose pool small models wait for; and compiled for the sizes that are called."""
     known = {"precision": "f32", **_bf16(host), **options}  # without options it computes in bf16 where it can
+    threads: dict[str, dict[str, Any]] = {"": {}, **{label: {"threads": n} for label, n in thread_counts(host).items()}}
+    fixed: dict[str, dict[str, Any]] = {"": {}, **({"fixed": {"fixed": dict(sizes)}} if sizes else {})}
     return {
-        f"{label}{'-fixed' if fixed else ''}": {**known, "threads": count, **({"fixed": dict(fixed)} if fixed else {})}
-        for label, count in thread_counts(host).items()
-        for fixed in ({}, sizes)[: 2 if sizes else 1]
+        "-".join(filter(None, (count, size))): {**known, **threads[count], **fixed[size]}
+        for count in threads
+        for size in fixed
+        if count or size
     }
 
 

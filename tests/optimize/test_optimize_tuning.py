@@ -12,6 +12,8 @@ from optimize.recipe import from_table
 from optimize.report import Made
 from optimize.stages import ORIGINAL, Run, sifted
 from runtime import bundle as bundles
+from runtime import host
+from runtime.measure import Measurement, Trace
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +21,12 @@ def tuned(tmp_path_factory, tiny_onnx, tiny_data):
     """A run in which other settings are taken even where they are no faster."""
     folder = tmp_path_factory.mktemp("tuned")
     np.savez(folder / "data.npz", x=tiny_data[0], y=tiny_data[1])
+
+    def fastest(found, base, variants, ratios):
+        return max(ratios, key=lambda name: ratios[name].value), ""
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "WORTH", 0.0)
+        patch.setattr(tuning, "_preferred", fastest)
         report = run(
             tiny_onnx, out=folder / "out", silent=True, data=folder / "data.npz", targets=["openvino", "onnxruntime"],
             max_drop="90pp", changes=["steps=[]", "search.settings=true", "measure.budget=0.1"],
@@ -34,8 +40,10 @@ def test_the_best_of_each_target_is_tried_with_every_setting_and_the_fastest_bec
     assert (
         len(said) == 2 and all("1-thread" in note for note in said) and any("1-thread-fixed" in note for note in said)
     )
+    assert any(" fixed " in note for note in said)
+    assert not any(f"{host.cores()}-thread" in note for note in said)  # which is what it has by itself
     names = [one.name for one in report.candidates]
-    found = [name for name in names if name.removesuffix("-fixed").endswith(("thread", "threads", "spinning"))]
+    found = [name for name in names if name.endswith(("-fixed", "thread", "threads", "spinning"))]
     assert [name.partition("-")[0] for name in found] == ["openvino", "onnxruntime"]
     for name in found:
         one = report.row(name)
@@ -51,7 +59,7 @@ def test_the_best_of_each_target_is_tried_with_every_setting_and_the_fastest_bec
 def test_a_locked_run_has_the_settings_too(tuned, tmp_path):
     report, out = tuned
     found = json.loads((out / lock.FILE).read_text())
-    name = next(one.name for one in report.candidates if "thread" in one.name and one.target == "openvino")
+    name = report.chosen["openvino"]
     found["chosen"] = {"openvino": name}
     path = tmp_path / "there" / lock.FILE
     path.parent.mkdir()
@@ -75,6 +83,32 @@ def test_what_is_asked_for_is_no_setting_to_try(tiny_onnx):
     assert from_table({**settings().plain(), "steps": "auto"}, tiny_onnx.parent).tunes()
     for more in ({"search": {"quick": True}}, {"constraints": {"objective": "size"}}, {"search": {"settings": False}}):
         assert not from_table({**settings().plain(), "steps": "auto", **more}, tiny_onnx.parent).tunes()
+
+
+@pytest.mark.parametrize(
+    ("spread", "values", "taken"),
+    [(0.002, {"1-thread": 0.6, "fixed": 1.1}, "fixed"), (0.002, {"1-thread": 0.6, "fixed": 1.0}, None),
+     (0.05, {"1-thread": 1.05, "fixed": 1.01}, "fixed"), (0.05, {"1-thread": 0.6, "fixed": 0.99}, "fixed"),
+     (0.002, {"1-thread": 1.3, "fixed": 1.1, "1-thread-fixed": 1.31}, "1-thread-fixed"),
+     (0.002, {"1-thread": 1.3, "fixed": 1.1}, "1-thread"), (0.05, {"1-thread": 1.0, "fixed": 0.8}, None),
+     (0.05, {"1-thread": 1.0}, None), (0.05, {"1-thread": 1.05}, "1-thread")],
+)  # fmt: skip
+def test_known_sizes_are_taken_where_they_may_be_as_fast_as_any_and_others_where_they_are_faster(spread, values, taken):
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+    def trace(times, turn):  # each has its noise in other rounds
+        wobble = np.exp(spread * np.roll([1, -1, 0.5, -0.5, 0.0], turn))
+        return Trace(rounds=tuple(np.full(3, 1e6 / times * one) for one in wobble))
+
+    traces = {f"a-{label}": trace(one, turn) for turn, (label, one) in enumerate(values.items())}
+    traces["a"] = Trace(rounds=(np.full(3, 1e6),) * 5)
+    found = Measurement("a", None, traces, {}, 5, "rounds", "CPU time", 0)
+    variants = [tuning.Variant("a", Named(f"a-{label}"), None, label.endswith("fixed")) for label in values]
+    name, why = tuning._preferred(found, "a", variants, tuning._ratios(found, "a", variants))
+    assert name == (taken and f"a-{taken}")
+    assert ("may be as fast as any" in why) == (taken == "fixed" and values["fixed"] < tuning.WORTH)
 
 
 def test_sizes_are_fixed_where_the_batch_alone_is_open(tiny_onnx):
