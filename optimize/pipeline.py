@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
+import targets
 from optimize import judge, lock, plan, processes, stages, thumbnails, trials, tuning, until
 from optimize.build import Builder
 from optimize.causes import causes
@@ -30,7 +31,7 @@ from runtime import host
 from runtime.cache import Cache, default_folder
 from runtime.errors import InputError, WorkError
 
-STAGES = 8  # two fewer of a quick run, and two more where pruning is searched and settings are tried
+STAGES = 8  # two fewer of a quick run, one more where pruning is searched, and two where settings are tried
 QUICK = "a quick run: why it is (not) faster, and where the accuracy went, was not looked at"
 DISTRIBUTIONS = (
     "edge-optimize", "numpy", "torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "nncf",
@@ -77,7 +78,7 @@ def run(
     if not processes.first():
         _help(asked, pinned)
     existed, count = Path(out).exists(), STAGES - 2 * asked.looks_once()
-    count += 0 if pinned else asked.tunes() + bool(trials.most(asked))
+    count += 0 if pinned else 2 * asked.tunes() + bool(trials.most(asked))
     with claimed(Path(out)) as folder:
         work, written = fresh(folder), True
         try:
@@ -101,6 +102,11 @@ def run(
 def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, progress: Progress, strict: bool) -> Report:
     begun, machine, log = time.monotonic(), host.facts(), work / LOG
     deadline = Deadline(None if pinned else asked.search.time)
+    if reasons := _none_runs(asked):
+        raise InputError(
+            f"nothing could be measured here: {reasons}. Name a target beside that runs here, the others' files travel "
+            "in the bundle all the same: --target onnxruntime."
+        )
 
     progress.stage("check the model and the data")
     subject = prepare(asked, progress, log)
@@ -242,6 +248,12 @@ def _whole_way(asked: Recipe, pinned: Pinned | None, out: Path, work: Path, prog
     for file in written:
         shutil.move(file, out / file.name)
     return report
+
+
+def _none_runs(asked: Recipe) -> str:
+    """Why no target can be built here; empty where one can."""
+    reasons = {name: targets.get(name).why_not() for name in asked.targets}
+    return "" if None in reasons.values() else "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
 def _help(asked: Recipe, pinned: Pinned | None) -> NoReturn:

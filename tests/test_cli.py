@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import targets
 from optimize.cli import app
 
 MODEL = """
@@ -225,6 +227,13 @@ def test_empty_split(place, call, tiny_data):
 def test_unknown_target(place, call):
     words = ("run", "model.py:build", "--data", "data.npz", "--target", "openvnio")
     refused(call, *words, says="did you mean 'openvino'")
+
+
+def test_targets_of_which_none_runs_here(place, call, monkeypatch):
+    known = targets.get
+    monkeypatch.setattr(targets, "get", lambda name: replace(known(name), why_not=lambda: f"{name} is not installed"))
+    words = ("run", "model.py:build", "--data", "data.npz", "--target", "openvino")
+    refused(call, *words, says=["openvino: openvino is not installed", "--target onnxruntime"])
 
 
 def test_unknown_metric(place, call):
