@@ -2,7 +2,7 @@ import subprocess
 import sys
 import time
 
-from optimize.neighbours import Neighbours
+from optimize.neighbours import Neighbours, _Used
 
 
 def test_a_busy_process_of_another_is_named_with_its_share(tmp_path):
@@ -17,6 +17,28 @@ def test_a_busy_process_of_another_is_named_with_its_share(tmp_path):
     assert any("python" in one and "% of a core" in one and int(one.split("%")[0].split()[-1]) > 30 for one in found), (
         found
     )
+
+
+def test_processes_that_come_and_go_are_seen_in_the_one_that_starts_them(tmp_path):
+    burst = "import time; end = time.monotonic() + 0.3\nwhile time.monotonic() < end: pass"
+    start = f"import subprocess, sys\nfor _ in range(20): subprocess.run([sys.executable, '-c', {burst!r}])"
+    (tmp_path / "bursts.py").write_text(start)
+    subprocess.run(f"nohup {sys.executable} bursts.py >/dev/null 2>&1 &", shell=True, cwd=tmp_path, check=True)
+    time.sleep(0.5)
+    before = Neighbours.now()
+    time.sleep(3)
+    found = Neighbours.now().since(before)
+    shares = [int(one.split("%")[0].split()[-1]) for one in found if "python" in one]
+    assert max(shares, default=0) > 30, found
+
+
+def test_what_a_process_spent_before_is_not_counted_once_it_ends():
+    before = Neighbours(0.0, {(7, 1.0): _Used("sh", 1, 2.0), (8, 2.0): _Used("make", 7, 50.0),
+                              (9, 3.0): _Used("cc", 8, 40.0)}, 0.0)  # fmt: skip
+    # both ended: make was told of cc's 41 seconds, and the shell of all of make's
+    after = Neighbours(10.0, {(7, 1.0): _Used("sh", 1, 2.0 + 52.0 + 41.0)}, 0.0)
+    assert after.since(before) == ["sh (pid 7) 30% of a core"]
+    assert Neighbours(10.0, {(7, 1.0): _Used("sh", 1, 2.0)}, 0.0).since(before) == []  # nobody waited for them
 
 
 def test_what_we_do_ourselves_is_not_named():
