@@ -33,6 +33,8 @@ States = Annotated[
     list[str] | None, typer.Option("--state", help="INPUT=OUTPUT: what the next call takes; may be repeated.")
 ]
 Fixed = Annotated[list[str] | None, typer.Option("--fix", help="INPUT=NUMBER that it always gets; may be repeated.")]
+MaxDrop = Annotated[str | None, typer.Option(help="0.005, 0.5pp or 1%; 1pp by default.")]
+Objective = Annotated[str | None, typer.Option(help="latency, size, memory or throughput.")]
 Only = Annotated[list[str] | None, typer.Option(help="Make only candidates of this name, *int8* say; may be repeated.")]
 Skip = Annotated[list[str] | None, typer.Option(help="Make no candidates of this name; may be repeated.")]
 Redo = Annotated[list[str] | None, typer.Option(help="Make candidates of this name again, not from the cache.")]
@@ -113,8 +115,8 @@ def run(
     shape: Shape = None,
     state: States = None,
     fix: Fixed = None,
-    max_drop: Annotated[str | None, typer.Option(help="0.005, 0.5pp or 1%; 1pp by default.")] = None,
-    objective: Annotated[str | None, typer.Option(help="latency, size, memory or throughput.")] = None,
+    max_drop: MaxDrop = None,
+    objective: Objective = None,
     only: Only = None,
     skip: Skip = None,
     redo: Redo = None,
@@ -144,12 +146,17 @@ def plan(
     model: Annotated[str, typer.Argument(help=f"RECIPE.toml, {MODELS}.", metavar="RECIPE|MODEL")],
     data: Annotated[str | None, typer.Option(help="data.npz, data.csv, or file.py:callable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Where to deploy to; may be repeated.")] = None,
+    metric: MetricName = None,
+    better: Better = None,
     weights: Weights = None,
     shape: Shape = None,
     state: States = None,
     fix: Fixed = None,
+    max_drop: MaxDrop = None,
+    objective: Objective = None,
     only: Only = None,
     skip: Skip = None,
+    time: Time = None,
     quick: Quick = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
     trust: Trust = False,
@@ -158,10 +165,11 @@ def plan(
     """What a run would do, which targets take the model here, and how long it takes; writes nothing."""
     from optimize.preflight import preflight
 
-    changes = _changes(set_, quick=quick, only=only, skip=skip)
+    changes = _changes(set_, quick=quick, only=only, skip=skip, time=time)
     found = preflight(
-        model, changes, data=data, targets=target, weights=weights, shape=shape, trust=trust, states=state, fixed=fix
-    )
+        model, changes, data=data, targets=target, metric=metric, better=better, weights=weights, shape=shape,
+        max_drop=max_drop, objective=objective, trust=trust, states=state, fixed=fix,
+    )  # fmt: skip
     print_(found, json)
     return int(all(row["runs_here"] == "no" for row in found["targets"].values()))
 

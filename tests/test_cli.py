@@ -1,5 +1,6 @@
 """Commands as a user calls them: bad input gets one message and exit code 2, and leaves nothing behind."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import targets
-from optimize.cli import app
+from optimize.cli import app, cli
 
 MODEL = """
 import torch
@@ -287,6 +288,11 @@ def test_use_that_is_no_use(place, call):
     assert code == 2 and "which model?" in err
     code, _, err = call("rnu")
     assert code == 2 and "No such command" in err
+
+
+def test_a_plan_takes_the_words_of_the_run_that_it_tells_of():
+    found = {one.name: set(inspect.signature(one.callback).parameters) for one in cli.registered_commands}
+    assert found["run"] - found["plan"] == {"out", "locked", "redo", "strict"} and found["plan"] < found["run"]
 
 
 def test_init_writes_a_recipe_that_loads(place, call):
