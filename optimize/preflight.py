@@ -30,7 +30,7 @@ from runtime.errors import WorkError
 from runtime.measure import BLOCK_CALLS, BLOCK_S
 
 MIB = 2**20
-START_S = 1.5  # of a process with an engine library in it
+START_S = 0.3  # of a process, forked from one that has the library in it, and its first calls
 SETTINGS = 4  # that a target has about, its own among them
 
 
@@ -66,7 +66,7 @@ def preflight(what: str, changes: Sequence[str] = (), **flags: Any) -> dict[str,
             for one in candidates
         },
         "notes": [*plan.remarks(asked, machine, subject.plans), *subject.notes] or "nothing to say",
-        "expected": f"{seconds / 60:.1f} min of compiling and measuring here, at least{_training(asked, candidates)}; "
+        "expected": f"about {seconds / 60:.1f} min of compiling and measuring here{_training(asked, candidates)}; "
         "what steps calibrate, repair or prune until a latency comes on top, and is not known before it is done"
         + (f"; the search ends after {asked.search.time:g} s" if asked.search.time else ""),
     }
@@ -120,7 +120,8 @@ def _seconds(
 ) -> float:
     """Compiling, evaluating and timing what runs here, by what the plain models took."""
     alive = [(one, tried[one.target.name]) for one in candidates if tried[one.target.name]["runs_here"] == "yes"]
-    samples = sum(facts.samples for name, facts in subject.facts.splits.items() if name != "calibrate")
+    judged = ("validate",) if asked.steps == "auto" else ("validate", "test")  # of a search few are judged on test
+    samples = sum(facts.samples for name, facts in subject.facts.splits.items() if name in judged)
     blocks = 2 * sum(max(BLOCK_S, BLOCK_CALLS * row["call_s"]) for _, row in alive)
     return float(
         sum(row["compile_s"] + samples / subject.batch * row["call_s"] for _, row in alive)

@@ -1,5 +1,7 @@
 """What a run would do, before it is done."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -25,7 +27,7 @@ def test_what_would_be_done_and_what_it_takes(place, tiny_onnx):
         assert (row["compiles_here"], row["runs_here"], row["reason"]) == ("yes", "yes", "")
         assert row["plain_fp32_ms"] > 0 and row["ram_mib"] > 20 and 0 < row["flash_mib"] < 1
         assert "quantize_static" in found["candidates"][f"{target}-int8"]["steps"]
-    assert "min of compiling and measuring here, at least" in found["expected"]
+    assert re.match(r"about \d+\.\d min of compiling and measuring here", found["expected"])
     assert sorted(path.name for path in place.iterdir()) == ["cache", "data.npz"]  # results of steps are kept, no more
 
 
