@@ -3,8 +3,11 @@
 The layers that regain most for their time, as many as it takes, are a good mixture and not always the cheapest, since
 layers are counted whole. That is a knapsack: by the sum of what the layers regain and of what they cost, every mixture
 of a dozen layers is weighed, and of those that no other beats the ones between too little and enough are tried, by
-halving. What a mixture truly loses is told by validate. A Gaussian process, which asks how much to prune, finds little
-here: it has a dozen tries for a dozen layers, and does not know that they add up.
+halving. What a mixture truly loses is told by validate.
+
+Noise does not add up as the sums say, so that the mixtures between are few: on DnCNN for OpenVINO (three limits of the
+noise, by the layers' measured milliseconds) this took 1 % off what the first layers cost, and Optuna's Gaussian process,
+given the same start and twelve tries, 35 %.
 """
 
 from collections.abc import Callable, Mapping, Sequence
