@@ -6,8 +6,8 @@ of a dozen layers is weighed, and of those that no other beats the ones between 
 halving. What a mixture truly loses is told by validate.
 
 Noise does not add up as the sums say, so that the mixtures between are few: on DnCNN for OpenVINO (three limits of the
-noise, by the layers' measured milliseconds) this took 1 % off what the first layers cost, and Optuna's Gaussian process,
-given the same start and twelve tries, 35 %.
+noise, by the layers' measured milliseconds) this took 1 % off what the first layers cost, and Optuna's Gaussian
+process, given the same start and twelve tries, 35 %.
 """
 
 from collections.abc import Callable, Mapping, Sequence
