@@ -86,6 +86,7 @@ def outrun(seen: Measurement, name: str, others: Sequence[str]) -> str:
 def repaired(
     subject: Subject, builder: Builder, candidate: Candidate, built: Built, judged: Callable[[Candidate, Built], Row],
     max_drop: float, log_file: Path, progress: Progress, mixtures: int = 0, over: Callable[[], bool] = lambda: False,
+    seed: int = 0,
 ) -> Repaired | None:  # fmt: skip
     """Return layers to float, the one that regains most for its time first, until the limit is held.
 
@@ -100,6 +101,7 @@ def repaired(
         progress: told what is being done.
         mixtures: how many others may be tried, where some layers are enough, for one that takes less.
         over: no further one is to be tried.
+        seed: of what other mixtures are asked for.
 
     Returns:
         None where no layer alone regains anything, or nothing with layers in float runs.
@@ -158,7 +160,8 @@ def repaired(
         few, enough = (few, size) if value <= 0 else (size, enough)
         size = (few + enough) // 2 if enough else min(2 * size, len(layers))
     if enough and mixtures:
-        return found[cheapest(layers, excess, mixtures, tried)]
+        ms = {name: ms if ms > costs.floor else 0.0 for name, ms in costs.lost.items()}
+        return found[cheapest(ms, excess, mixtures, seed, tried)]
     if enough:
         return found[frozenset(one.name for one in layers[:enough])]
     return max(found.values(), key=lambda one: sum(layer.returned for layer in one.layers), default=None)

@@ -235,7 +235,7 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float, seen: Measur
             with run.deadline.ending():
                 found = repaired(
                     run.subject, builder, candidate, run.built[candidate.name], judged, max_drop, run.log, run.progress,
-                    mixing.most(run.asked), partial(run.deadline.over, SEARCH),
+                    mixing.most(run.asked), partial(run.deadline.over, SEARCH), run.asked.measure.seed,
                 )  # fmt: skip
         except Error as error:  # the candidate as it is, and the others, are not lost with it
             notes.append(f"{candidate.name} was not repaired: {error}")

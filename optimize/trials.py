@@ -7,11 +7,13 @@ same asks likely when a run that was killed goes on, and what its trials had mad
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
 from statistics import geometric_mean, median
 
 from optimize import automatic, judge, plan, processes, select, sources, stages
+from optimize.asking import Space, Tried, asks
 from optimize.automatic import KEPT
 from optimize.build import Builder, Built
 from optimize.models import TorchModel
@@ -101,39 +103,28 @@ def study(
         tried: makes and judges one, against the same targets as all others; None ends the study.
     """
     found: dict[Trial, Outcome] = {}
-    same = 0
-    while len(found) < number and same < SAME:
-        trial = first[len(found)] if len(found) < len(first) else _asked(found, seed + same)
-        if trial in found:
-            same += 1
-            continue
-        outcome, same = tried(trial), 0
-        if outcome is None:
+    while len(found) < number:
+        unasked = (one for one in chain(first, islice(_asked(found, seed), SAME)) if one not in found)
+        trial = next(unasked, None)
+        outcome = tried(trial) if trial else None
+        if trial is None or outcome is None:
             break
         found[trial] = outcome
     return found
 
 
-def _asked(found: Mapping[Trial, Outcome], seed: int) -> Trial:
-    """The trial that follows from what others came to."""
-    optuna = library("optuna", "optimize")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = {
-        "kept": optuna.distributions.IntDistribution(LEAST, MOST, step=STEP),
-        "importance": optuna.distributions.CategoricalDistribution(IMPORTANCE),
-    }
-    sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=0, warn_independent_sampling=False)
-    study = optuna.create_study(sampler=sampler)
-    for trial, one in found.items():
+def _asked(found: Mapping[Trial, Outcome], seed: int) -> Iterator[Trial]:
+    """The trials that follow from what others came to, the best first."""
+    space: Space = {"kept": range(LEAST, MOST + STEP, STEP), "importance": IMPORTANCE}
+    tried = [
         # by their order of magnitude: what is far above the limit would flatten all that lies around it
-        excess = {
-            target: math.copysign(math.log1p(min(abs(value), WORST)), value) for target, value in one.excess.items()
-        }
-        cost = _expected(trial, found) if one.cost is None else one.cost
-        study.add_trial(
-            optuna.trial.create_trial(params=asdict(trial), distributions=space, value=cost, constraints=excess)
+        Tried(
+            asdict(trial), _expected(trial, found) if one.cost is None else one.cost,
+            {name: math.copysign(math.log1p(min(abs(value), WORST)), value) for name, value in one.excess.items()},
         )
-    return Trial(**study.ask(space).params)
+        for trial, one in found.items()
+    ]  # fmt: skip
+    return (Trial(**one) for one in asks(space, tried, seed))
 
 
 def _expected(trial: Trial, found: Mapping[Trial, Outcome]) -> float:
@@ -223,8 +214,8 @@ def _trial(candidate: Candidate) -> Trial | None:
 
 def _excess(row: Row, max_drop: float) -> float:
     """How far the drop is above the limit, as a share of it; infinite where there is none."""
-    drop = row.validate_.drop if row.validate_ and row.status not in ("failed", "wrong") else None
-    return math.inf if drop is None or math.isnan(drop) else (drop - max_drop) / max(max_drop, SMALLEST)
+    drop = math.inf if row.status in ("failed", "wrong") else select.lost(row)
+    return (drop - max_drop) / max(max_drop, SMALLEST)
 
 
 def _cost(asked: Recipe, row: Row, plain: Row) -> float:

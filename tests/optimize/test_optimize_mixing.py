@@ -1,7 +1,6 @@
 """Mixtures of layers in float and in int8: what is tried, by a known function."""
 
 from itertools import combinations
-from math import fsum
 from pathlib import Path
 
 import numpy as np
@@ -9,59 +8,63 @@ import pytest
 
 from optimize import mixing
 from optimize.recipe import from_table
-from optimize.report import LayerRepair
 
-LAYERS = [
-    LayerRepair(name=f"l{i}", op="Conv", regained=gain, ms=ms)
-    for i, (gain, ms) in enumerate([(0.5, 1.0), (0.3, 1.0), (0.28, 1.2), (0.2, 0.9), (0.1, 0.5), (0.05, 0.3)])
-]
-MS = {one.name: one.ms for one in LAYERS}
-GAINS = {one.name: one.regained for one in LAYERS}
-
-
-def excess(mixture, needed):
-    """How far above the limit: of what each layer truly regains, which is told to nobody, so much is needed."""
-    return 0.01 * (needed - fsum(GAINS[name] for name in mixture))  # a set has no order, and 0.9 is just enough
-
-
-def prefixes(needed):
-    """What halving has tried: the best layers first, one too few and enough."""
-    names = [one.name for one in LAYERS]
-    sizes = next(n for n in range(1, len(names) + 1) if excess(names[:n], needed) <= 0)
-    return {frozenset(names[:n]): excess(names[:n], needed) for n in {1, sizes - 1, sizes} if n}
+MS = {"a": 0.3, "b": 0.6, "c": 0.9, "d": 1.2, "e": 1.0, "f": 1.1, "g": 0.7, "free": 0.0}
+POWER = np.array([0.3, 0.25, 0.2, 0.15, 0.12, 0.1, 0.05, 0.05])  # of each layer's noise
+EVERY = [frozenset(one) for n in range(len(MS) + 1) for one in combinations(MS, n)]
 
 
 def cost(mixture):
     return sum(MS[name] for name in mixture)
 
 
-@pytest.mark.parametrize("needed", [0.6, 0.75, 0.9, 1.05, 1.2, 1.4])
-def test_a_mixture_that_takes_less_is_found_and_none_that_takes_more_is_tried(needed):
-    known, asked = prefixes(needed), []
+def drops(seed, share):
+    """How far above a share of all noise a mixture is, where one layer's noise may undo another's: no sum of layers."""
+    layers = np.random.default_rng(seed).normal(size=(len(MS), 6)) * np.sqrt(POWER)[:, None]
 
-    def tried(mixture):
-        asked.append(mixture)
-        return excess(mixture, needed)
+    def noise(mixture):
+        return float(np.square(np.array([name not in mixture for name in MS]) @ layers).sum())
 
-    found = mixing.cheapest(LAYERS, known, 12, tried)
-    first = min((one for one, value in known.items() if value <= 0), key=cost)
-    assert excess(found, needed) <= 0 and len(asked) <= 4
-    assert all(cost(one) < cost(first) for one in asked) and len(set(asked)) == len(asked)
-    every = [frozenset(one) for n in range(1, 7) for one in combinations(MS, n) if excess(one, needed) <= 0]
-    assert cost(found) == pytest.approx(min(map(cost, every)))
+    return lambda mixture: noise(mixture) - share * noise(frozenset())
 
 
-def test_where_no_more_may_be_tried_the_best_so_far_is_taken():
-    known = prefixes(0.9)
-    first = min((one for one, value in known.items() if value <= 0), key=cost)
-    assert mixing.cheapest(LAYERS, known, 12, lambda mixture: None) == first
-    assert mixing.cheapest(LAYERS, known, 12, lambda mixture: np.inf) == first
+def first(drop):
+    """What `repair` tries: the first layers, one too few and enough."""
+    enough = next(n for n in range(1, len(MS) + 1) if drop(list(MS)[:n]) <= 0)
+    return {frozenset(list(MS)[:n]): drop(list(MS)[:n]) for n in {1, enough - 1, enough} if n}
 
 
-def test_more_layers_than_can_be_weighed_are_left_as_they_are():
-    many = [LayerRepair(name=f"m{i}", op="Conv", regained=0.1, ms=1.0) for i in range(mixing.WEIGHED + 1)]
-    first = frozenset(one.name for one in many[:3])
-    assert mixing.cheapest(many, {first: -0.1}, 12, lambda mixture: pytest.fail("tried")) == first
+@pytest.mark.parametrize(("seed", "share"), [(1, 0.7), (2, 0.1), (3, 0.1), (5, 0.3)])
+def test_a_mixture_that_takes_less_is_found_and_none_that_takes_more_is_tried(seed, share):
+    drop, asked = drops(seed, share), []
+    known = first(drop)
+    found = mixing.cheapest(MS, known, 12, 0, lambda mixture: asked.append(mixture) or drop(mixture))
+    before, best = (min(cost(one) for one in some if drop(one) <= 0) for some in (known, EVERY))
+    assert drop(found) <= 0 and cost(found) - best <= (before - best) / 2
+    assert 0 < len(asked) == len(set(asked)) <= 12 and not set(asked) & set(known)
+    assert all(cost(one) < before for one in asked)
+
+
+def test_the_same_is_asked_for_again():
+    def asked(drop):
+        found = []
+        mixing.cheapest(MS, first(drops(3, 0.1)), 4, 0, lambda mixture: found.append(mixture) or drop(mixture))
+        return found
+
+    assert asked(drops(3, 0.1)) == asked(drops(3, 0.1)) and len(asked(drops(3, 0.1))) == 4
+
+
+def test_where_no_more_may_be_tried_or_nothing_runs_the_best_so_far_is_taken():
+    known = first(drops(3, 0.1))
+    best = min((one for one, value in known.items() if value <= 0), key=cost)
+    assert mixing.cheapest(MS, known, 12, 0, lambda mixture: None) == best
+    assert mixing.cheapest(MS, known, 3, 0, lambda mixture: np.inf) == best
+    assert mixing.cheapest(MS, known, 0, 0, lambda mixture: pytest.fail("tried")) == best
+
+
+def test_where_the_best_costs_nothing_that_can_be_told_nothing_is_asked_for():
+    known = {frozenset(["free"]): -0.1}
+    assert mixing.cheapest(MS, known, 12, 0, lambda mixture: pytest.fail("tried")) == frozenset(["free"])
 
 
 @pytest.mark.parametrize(
