@@ -17,7 +17,7 @@ from optimize.build import Builder, Built, Lost
 from optimize.data import Split
 from optimize.mixing import Mixture, cheapest
 from optimize.models import OnnxModel, write_onnx
-from optimize.plan import Candidate
+from optimize.plan import Candidate, role_of
 from optimize.progress import Progress
 from optimize.report import LayerRepair, Row
 from optimize.select import lost
@@ -52,6 +52,35 @@ class Repaired:
     layers: tuple[LayerRepair, ...]
 
 
+def in_turn(
+    candidates: Sequence[Candidate], rows: Mapping[str, Row], seen: Measurement, max_drop: float
+) -> list[Candidate]:
+    """Candidates in the order in which they are repaired: those that hold the limit, then the one that loses least.
+
+    Of one rounding with several number formats for the rest, a format in which the whole model is surely slower goes
+    last, since layers return to it: bf16 where the processor has no matrix unit for it.
+
+    Args:
+        candidates: of all targets, the plain and the default ones among them.
+        rows: judged on validate.
+        seen: with the latencies of all.
+        max_drop: the limit, in the metric's unit.
+    """
+
+    def slower(one: Candidate) -> bool:
+        plain, vendor = (role_of(candidates, one.target.name, role) for role in ("plain", "vendor"))
+        as_it_is, beside = (plain, vendor) if one.options == plain.options else (vendor, plain)
+        return bool(outrun(seen, as_it_is.name, [beside.name]))
+
+    def key(one: Candidate) -> tuple[bool, float, bool, float]:
+        own = lost(rows[one.name])
+        alike = [two for two in mendable if two.target == one.target and two.steps == one.steps]
+        return own > max_drop, min(lost(rows[two.name]) for two in alike), slower(one), own
+
+    mendable = [one for one in candidates if one.repair]
+    return sorted(mendable, key=key)
+
+
 def passed_over(candidate: Candidate, better: str, searched: Sequence[Candidate]) -> str:
     """Why no layers of a candidate are searched; empty where they are to be.
 
@@ -64,7 +93,9 @@ def passed_over(candidate: Candidate, better: str, searched: Sequence[Candidate]
         return f"{better} holds the limit"
     if candidate.why_not:
         return "what a layer costs cannot be measured here"
-    if len(searched) == WAYS or any(one.steps == candidate.steps for one in searched):
+    if alike := [one.name for one in searched if one.steps == candidate.steps]:
+        return f"it is rounded as {alike[0]} is, and that was to no avail"
+    if len(searched) == WAYS:
         return f"it loses more than {' and '.join(one.name for one in searched)}, and that was to no avail"
     return ""
 
@@ -159,11 +190,14 @@ def repaired(
         excess[first] = value
         few, enough = (few, size) if value <= 0 else (size, enough)
         size = (few + enough) // 2 if enough else min(2 * size, len(layers))
+    fewest = frozenset(one.name for one in layers[:enough])
     if enough and mixtures:
         ms = {name: ms if ms > costs.floor else 0.0 for name, ms in costs.lost.items()}
-        return found[cheapest(ms, excess, mixtures, seed, tried)]
+        other = cheapest(ms, excess, mixtures, seed, tried)
+        if other != fewest:
+            return _faster(subject, found[fewest], found[other], log_file, progress)
     if enough:
-        return found[frozenset(one.name for one in layers[:enough])]
+        return found[fewest]
     return max(found.values(), key=lambda one: sum(layer.returned for layer in one.layers), default=None)
 
 
@@ -223,6 +257,17 @@ def _costs(
         if contender.name in found.traces
     }
     return _Costs(lost, found.margin * p50)
+
+
+def _faster(subject: Subject, one: Repaired, other: Repaired, log_file: Path, progress: Progress) -> Repaired:
+    """The faster of two by the engine: layers that lie side by side do not cost the sum of what each does."""
+    named = replace(other.built.contender, name=f"{one.candidate.name}, another mixture")
+    seen = measure(
+        [one.built.contender, named], subject.feeds, rounds=ROUNDS, twin=False, log=log_file, progress=progress.count
+    )
+    times = seen.ratio(named.name) if named.name in seen.traces else None
+    log.info("%s: another mixture of layers is %s times as fast", one.candidate.name, times and f"{times.value:.2f}")
+    return other if times and times.value > 1 else one
 
 
 def with_layers(candidate: Candidate, layers: tuple[str, ...], name: str) -> Candidate:

@@ -16,7 +16,7 @@ from optimize.neighbours import Neighbours
 from optimize.plan import Candidate, role_of
 from optimize.progress import Progress
 from optimize.recipe import Recipe
-from optimize.repair import outrun, passed_over, repaired
+from optimize.repair import in_turn, outrun, passed_over, repaired
 from optimize.report import Headline, Row
 from optimize.select import Choice
 from optimize.steps import name_of
@@ -213,9 +213,9 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float, seen: Measur
     notes: list[str] = []
     enough: dict[str, str] = {}
     searched: dict[str, list[Candidate]] = defaultdict(list)
-    for candidate in sorted(run.candidates, key=lambda one: select.lost(rows[one.name])):
+    for candidate in in_turn(run.candidates, rows, seen, max_drop):
         row = rows[candidate.name]
-        if candidate.repair is None or candidate.name not in run.built or row.reason == UNJUDGED:
+        if candidate.name not in run.built or row.reason == UNJUDGED:
             continue
         if select.lost(row) <= max_drop:
             enough.setdefault(candidate.target.name, candidate.name)

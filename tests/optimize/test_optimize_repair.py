@@ -23,6 +23,7 @@ from optimize.steps.quantize_static import Step as Static
 from optimize.steps.repair import Step as Repair
 from optimize.verify import judge
 from runtime import host
+from runtime.contender import Contender
 from runtime.errors import StepError
 from targets import Scheme
 
@@ -182,9 +183,45 @@ def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_
     asked, notes, _ = searched({"t-a": 0.1, "t-a-bf16": 0.11, "t-b": 0.2, "t-c": 0.3}, 0.05)
     assert asked == ["t-a", "t-b"]  # the same layers with another option are not searched again
     assert notes == [
-        "t-a-bf16 was not repaired: it loses more than t-a, and that was to no avail",
+        "t-a-bf16 was not repaired: it is rounded as t-a is, and that was to no avail",
         "t-c was not repaired: it loses more than t-a and t-b, and that was to no avail",
     ]
+
+
+@pytest.mark.parametrize(("low", "wanted"), [(1.2, ["t-b", "t-int8", "t-int8-bf16"]), (1.0, ["t-b", "t-int8-bf16"])])
+def test_layers_return_to_the_number_format_in_which_the_model_is_not_surely_slower(low, wanted):
+    def ratio(name, base):
+        return SimpleNamespace(value=1.3, low=low if (name, base) == ("t-fp32", "t-default") else 0.7, high=1.4)
+
+    seen = SimpleNamespace(traces={"t-fp32": 1, "t-default": 2}, ratio=ratio)
+    target, exact = SimpleNamespace(name="t"), {"precision": "f32"}
+    own = [
+        Candidate("t-fp32", "plain", target, (), exact, SCHEME),
+        Candidate("t-default", "vendor", target, (), {}, SCHEME),
+        Candidate("t-int8-bf16", "steps", target, (Static(),), {"precision": "bf16"}, SCHEME, None, Repair()),
+        Candidate("t-int8", "steps", target, (Static(),), exact, SCHEME, None, Repair()),
+        Candidate("t-b", "steps", target, (Static(samples=7),), exact, SCHEME, None, Repair()),
+    ]
+    drops = {"t-fp32": 0.0, "t-default": 0.0, "t-int8-bf16": 0.3, "t-int8": 0.31, "t-b": 0.2}
+    rows = {name: row(name, validate=accuracy(drop=drop)) for name, drop in drops.items()}
+    order = [one.name for one in repair.in_turn(own, rows, seen, 0.01)]
+    assert order[: len(wanted)] == wanted
+    assert repair.in_turn(own, rows, seen, 0.3)[1].name == "t-int8-bf16"  # it holds the limit, so none is repaired
+
+
+@pytest.mark.parametrize(("times", "taken"), [(1.2, "other"), (0.9, "one"), (None, "one")])
+def test_of_two_mixtures_the_engine_tells_which_is_faster(monkeypatch, times, taken):
+    def measure(contenders, feeds, **asked):
+        one, other = (contender.name for contender in contenders)
+        traces = {one: None, other: None} if times else {one: None}
+        return SimpleNamespace(traces=traces, ratio=lambda name: SimpleNamespace(value={other: times}[name]))
+
+    monkeypatch.setattr(repair, "measure", measure)
+    candidate = Candidate("t-int8-repaired", "steps", SimpleNamespace(name="t"), (), {}, SCHEME)
+    made = Built(None, {}, Contender("t-int8-repaired", "m:open"), "", (), None)
+    one, other = (Repaired(candidate, made, row("t-int8-repaired"), ()) for _ in range(2))
+    found = repair._faster(SimpleNamespace(feeds={}), one, other, None, Progress(1, silent=True))
+    assert found is {"one": one, "other": other}[taken]
 
 
 @pytest.mark.parametrize(("low", "objective"), [(1.2, "latency"), (1.0, "latency"), (1.2, "size")])
@@ -211,7 +248,8 @@ def test_what_another_engine_surely_outruns_is_not_worth_repairing(monkeypatch, 
     asked = ASKED.model_copy(update={"constraints": ASKED.constraints.model_copy(update={"objective": objective})})
     run = stages.Run(asked, SimpleNamespace(feeds={}, batch=1), own, built, None, Progress(1, silent=True))
     _, _, (note,) = stages.mended(run, rows, None, 0.01, seen)
-    assert asked_of == ([("t-fp32", "t-int8")] if objective == "latency" else [])
+    of_it = [pair for pair in asked_of if "t-int8" in pair]
+    assert of_it == ([("t-fp32", "t-int8")] if objective == "latency" else [])
     slow = objective == "latency" and low > 1.1
     why = "t-fp32 is 1.30 times [1.20, 1.40] as fast" if slow else "no layer by itself regains anything in float"
     assert note == f"t-int8 was not repaired: {why}"
@@ -258,14 +296,14 @@ def unjudged(rows, *_):
     return next((one.name for one in rows if one.latency and one.validate_ is None), None)
 
 
-@pytest.mark.parametrize("quick", [False, True])
-def test_a_run_repairs_what_loses_too_much_and_says_what_it_cost(outlier, quick, tmp_path, monkeypatch):
+@pytest.mark.parametrize("search", [{}, {"quick": True}, {"trials": 3}])
+def test_a_run_repairs_what_loses_too_much_and_says_what_it_cost(outlier, search, tmp_path, monkeypatch):
     from optimize import stages
     from optimize.pipeline import run
     from optimize.report import json
 
     monkeypatch.setattr(stages, "outrun", lambda *asked: "")  # int8 has nothing to win in so small a network
-    if quick:  # nor need it be the first to be judged
+    if "quick" in search:  # nor need it be the first to be judged
         monkeypatch.setattr(stages.select, "pending", unjudged)
     monkeypatch.setenv("OPTIMIZE_CACHE", str(tmp_path / "cache"))
     x = np.random.default_rng(1).standard_normal((400, 3, 8, 8)).astype(np.float32)
@@ -276,7 +314,7 @@ def test_a_run_repairs_what_loses_too_much_and_says_what_it_cost(outlier, quick,
             "model": {"path": str(outlier.path)}, "data": {"path": str(tmp_path / "data.npz")},
             "steps": [{"use": "quantize_static", "bias_correction": "none", "samples": 8}, {"use": "repair"}],
             "targets": {"onnxruntime": {}}, "measure": {"budget": 0.1}, "constraints": {"max_drop": 0.0},
-            "search": {"quick": quick},
+            "search": search,
         },
         tmp_path,
     )  # fmt: skip
