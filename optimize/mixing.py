@@ -6,7 +6,7 @@ for, by the milliseconds of their layers and by how far what was tried lies abov
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from math import isfinite
 
 from optimize.asking import Tried, asks
@@ -14,7 +14,7 @@ from optimize.automatic import KEPT
 from optimize.recipe import Recipe
 
 UNASKED = 12  # tries at most, where the recipe gives a time and no number
-REFUSED = 20  # asks in a row for what would take no less, after which nothing better is expected
+REFUSED = 10  # asks in a row for what would take no less, after which nothing better is expected
 
 Mixture = frozenset[str]
 
@@ -45,11 +45,13 @@ def cheapest(
         return sum(ms[name] for name in sorted(mixture))  # one order, so that sums of the same are the same
 
     while True:
-        best = min((one for one, excess in found.items() if excess <= 0), key=cost)
-        if len(found) == len(known) + number or cost(best) == 0:
+        best = min((one for one, excess in found.items() if excess <= 0), key=lambda one: (cost(one), len(one)))
+        if len(found) == len(known) + number:
             return best
-        asked = islice(_asked(ms, cost, found, seed), REFUSED)
-        mixture = next((one for one in asked if one not in found and cost(one) < cost(best)), None)
+        asked = islice(_asked(ms, cost, found, seed), REFUSED if cost(best) else 0)
+        fewer = (best - {name} for name in sorted(best, key=lambda name: -ms[name]))
+        promising = (one for one in chain(asked, fewer) if one not in found and cost(one) < cost(best))
+        mixture = next(promising, None)
         excess = None if mixture is None else tried(mixture)
         if mixture is None or excess is None:
             return best
