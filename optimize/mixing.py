@@ -33,7 +33,7 @@ def cheapest(
     """The mixture that takes least of those that hold the limit.
 
     Args:
-        ms: what each layer that may be in float costs; 0 where that cannot be told from nothing.
+        ms: what each layer that may be in float costs.
         known: mixtures that were tried, each with its drop's excess over the limit; one of them at least holds it.
         number: of tries.
         seed: of what is asked for.

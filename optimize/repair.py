@@ -191,8 +191,8 @@ def repaired(
         few, enough = (few, size) if value <= 0 else (size, enough)
         size = (few + enough) // 2 if enough else min(2 * size, len(layers))
     fewest = frozenset(one.name for one in layers[:enough])
-    if enough and mixtures:
-        ms = {name: ms if ms > costs.floor else 0.0 for name, ms in costs.lost.items()}
+    ms = {name: max(ms, 0.0) for name, ms in costs.lost.items()}
+    if enough and mixtures and sum(ms[name] for name in fewest) > costs.floor:  # else there is nothing to be won
         other = cheapest(ms, excess, mixtures, seed, tried)
         if other != fewest:
             return _faster(subject, found[fewest], found[other], log_file, progress)
