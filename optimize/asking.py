@@ -4,6 +4,7 @@ A cost is to be least where drops hold their limits. What is asked for follows f
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,4 +59,19 @@ def asks(space: Space, tried: Collection[Tried], seed: int) -> Iterator[dict[str
             )
         )
     while True:
-        yield dict(study.ask(distributions).params)
+        with _one_thread():
+            params = study.ask(distributions).params
+        yield dict(params)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch's: matrices have a row a try, and several threads spin on them, ten times as long beside a busy process."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

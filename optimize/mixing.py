@@ -14,7 +14,7 @@ from optimize.automatic import KEPT
 from optimize.recipe import Recipe
 
 UNASKED = 12  # tries at most, where the recipe gives a time and no number
-REFUSED = 10  # asks in a row for what would take no less, after which nothing better is expected
+REFUSED = 10  # asks in a row for what would take no less, after which the best without one of its layers is tried
 
 Mixture = frozenset[str]
 
@@ -34,7 +34,7 @@ def cheapest(
 
     Args:
         ms: what each layer that may be in float costs.
-        known: mixtures that were tried, each with its drop's excess over the limit; one of them at least holds it.
+        known: mixtures that were tried, each with how far its drop is above the limit; one of them at least holds it.
         number: of tries.
         seed: of what is asked for.
         tried: makes and judges one, as in `known`; None ends the search.
@@ -50,7 +50,8 @@ def cheapest(
             return best
         asked = islice(_asked(ms, cost, found, seed), REFUSED if cost(best) else 0)
         fewer = (best - {name} for name in sorted(best, key=lambda name: -ms[name]))
-        promising = (one for one in chain(asked, fewer) if one not in found and cost(one) < cost(best))
+        # with no layer in float it is the candidate that loses too much
+        promising = (one for one in chain(asked, fewer) if one and one not in found and cost(one) < cost(best))
         mixture = next(promising, None)
         excess = None if mixture is None else tried(mixture)
         if mixture is None or excess is None:
