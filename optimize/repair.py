@@ -44,12 +44,14 @@ class Repaired:
     Attributes:
         row: its row, judged on validate.
         layers: every layer looked at, best first.
+        said: what came of a search of other mixtures; empty where there was none.
     """
 
     candidate: Candidate
     built: Built
     row: Row
     layers: tuple[LayerRepair, ...]
+    said: str = ""
 
 
 def in_turn(
@@ -193,9 +195,15 @@ def repaired(
     fewest = frozenset(one.name for one in layers[:enough])
     ms = {name: max(ms, 0.0) for name, ms in costs.lost.items()}
     if enough and mixtures and sum(ms[name] for name in fewest) > costs.floor:  # else there is nothing to be won
+        tries, taken, said = len(found), fewest, "none holds the limit for less time"
         other = cheapest(ms, excess, mixtures, seed, tried)
         if other != fewest:
-            return _faster(subject, found[fewest], found[other], log_file, progress)
+            times = _times(subject, found[fewest], found[other], log_file, progress)
+            taken = other if times > 1 else fewest
+            how = f"is {times:.2f} times as fast as the first {enough} layers" if times else "failed when it was timed"
+            said = f"the cheapest {how}"
+        said = f"{candidate.name}: other mixtures of layers in float that were tried: {len(found) - tries}; {said}"
+        return replace(found[taken], said=said)
     if enough:
         return found[fewest]
     return max(found.values(), key=lambda one: sum(layer.returned for layer in one.layers), default=None)
@@ -259,15 +267,13 @@ def _costs(
     return _Costs(lost, found.margin * p50)
 
 
-def _faster(subject: Subject, one: Repaired, other: Repaired, log_file: Path, progress: Progress) -> Repaired:
-    """The faster of two by the engine: layers that lie side by side do not cost the sum of what each does."""
+def _times(subject: Subject, one: Repaired, other: Repaired, log_file: Path, progress: Progress) -> float:
+    """How many times as fast the other is, by the engine: layers side by side do not cost the sum; 0 where it fails."""
     named = replace(other.built.contender, name=f"{one.candidate.name}, another mixture")
     seen = measure(
         [one.built.contender, named], subject.feeds, rounds=ROUNDS, twin=False, log=log_file, progress=progress.count
     )
-    times = seen.ratio(named.name) if named.name in seen.traces else None
-    log.info("%s: another mixture of layers is %s times as fast", one.candidate.name, times and f"{times.value:.2f}")
-    return other if times and times.value > 1 else one
+    return seen.ratio(named.name).value if named.name in seen.traces else 0.0
 
 
 def with_layers(candidate: Candidate, layers: tuple[str, ...], name: str) -> Candidate:

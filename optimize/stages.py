@@ -246,6 +246,7 @@ def mended(run: Run, rows: Rows, builder: Builder, max_drop: float, seen: Measur
             notes.append(f"{candidate.name} was not repaired: no layer by itself regains anything in float")
         else:
             before.append(candidate)
+            notes += [found.said] if found.said else []
             name = found.candidate.name
             beside = list(run.candidates)
             beside.insert(beside.index(candidate) + 1, found.candidate)

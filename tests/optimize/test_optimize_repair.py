@@ -188,6 +188,9 @@ def test_of_several_that_lose_too_much_the_best_is_repaired_and_the_others_only_
     ]
 
 
+CHEAP = frozenset(["a", "c"])
+
+
 @pytest.mark.parametrize(("low", "wanted"), [(1.2, ["t-b", "t-int8", "t-int8-bf16"]), (1.0, ["t-b", "t-int8-bf16"])])
 def test_layers_return_to_the_number_format_in_which_the_model_is_not_surely_slower(low, wanted):
     def ratio(name, base):
@@ -209,19 +212,37 @@ def test_layers_return_to_the_number_format_in_which_the_model_is_not_surely_slo
     assert repair.in_turn(own, rows, seen, 0.3)[1].name == "t-int8-bf16"  # it holds the limit, so none is repaired
 
 
-@pytest.mark.parametrize(("times", "taken"), [(1.2, "other"), (0.9, "one"), (None, "one")])
-def test_of_two_mixtures_the_engine_tells_which_is_faster(monkeypatch, times, taken):
+@pytest.mark.parametrize(
+    ("times", "taken", "said"),
+    [
+        (1.2, {"a", "c"}, "the cheapest is 1.20 times as fast as the first 2 layers"),
+        (0.9, {"a", "b"}, "the cheapest is 0.90 times as fast as the first 2 layers"),
+        (None, {"a", "b"}, "the cheapest failed when it was timed"),
+    ],
+)
+def test_of_two_mixtures_the_engine_tells_which_is_faster(monkeypatch, times, taken, said):
     def measure(contenders, feeds, **asked):
         one, other = (contender.name for contender in contenders)
         traces = {one: None, other: None} if times else {one: None}
         return SimpleNamespace(traces=traces, ratio=lambda name: SimpleNamespace(value={other: times}[name]))
 
+    layers = [LayerRepair(name=name, op="Conv", regained=gain) for name, gain in (("a", 0.5), ("b", 0.3), ("c", 0.1))]
+    monkeypatch.setattr(repair, "regained", lambda *asked: layers)
+    monkeypatch.setattr(repair, "_costs", lambda *asked: repair._Costs({"a": 1.0, "b": 1.0, "c": 0.9}, 0.1))
     monkeypatch.setattr(repair, "measure", measure)
-    candidate = Candidate("t-int8-repaired", "steps", SimpleNamespace(name="t"), (), {}, SCHEME)
-    made = Built(None, {}, Contender("t-int8-repaired", "m:open"), "", (), None)
-    one, other = (Repaired(candidate, made, row("t-int8-repaired"), ()) for _ in range(2))
-    found = repair._faster(SimpleNamespace(feeds={}), one, other, None, Progress(1, silent=True))
-    assert found is {"one": one, "other": other}[taken]
+    monkeypatch.setattr(repair, "cheapest", lambda ms, known, number, seed, tried: (tried(CHEAP), CHEAP)[1])
+
+    def build(one):
+        return Built(None, {}, Contender(one.name, "m:open"), "", (), None)
+
+    candidate = Candidate("t", "steps", SimpleNamespace(name="t"), (Static(),), {}, SCHEME, None, Repair())
+    subject = SimpleNamespace(calls=SimpleNamespace(calibrate=None), feeds={})
+    found = repair.repaired(
+        subject, SimpleNamespace(unrounded=lambda one: 1, build=build), candidate, build(candidate),
+        judged(lambda layers: len(layers) >= 2), 0.5, None, Progress(1, silent=True), mixtures=5,
+    )  # fmt: skip
+    assert {one.name for one in found.layers if one.returned} == taken
+    assert found.said == f"t: other mixtures of layers in float that were tried: 1; {said}"
 
 
 @pytest.mark.parametrize(("low", "objective"), [(1.2, "latency"), (1.0, "latency"), (1.2, "size")])
