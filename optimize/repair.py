@@ -32,7 +32,7 @@ from runtime.tensors import Array
 log = logging.getLogger(__name__)
 
 REPAIRED = "-repaired"  # behind the name of what was repaired
-ROUNDS = 3  # of the measurement of what each layer costs
+ROUNDS = 3  # of the measurement of what each layer costs, twice as many where mixtures are searched by their sums
 SLOWER = 1.1  # times as fast another engine must be at least, for a candidate to be not worth repairing
 WAYS = 2  # of rounding that are repaired for a target; where two do not hold, a third one, which loses more, will not
 
@@ -154,7 +154,8 @@ def repaired(
     ]
     if not promising:
         return None
-    costs = _costs(subject, builder, candidate, built, [one.name for one in promising], log_file, progress)
+    names, rounds = [one.name for one in promising], 2 * ROUNDS if mixtures else ROUNDS
+    costs = _costs(subject, builder, candidate, built, names, rounds, log_file, progress)
     layers = tuple(
         sorted(
             (one.model_copy(update={"ms": costs.lost.get(one.name)}) for one in promising if one.name in costs.lost),
@@ -194,7 +195,7 @@ def repaired(
         size = (few + enough) // 2 if enough else min(2 * size, len(layers))
     fewest = frozenset(one.name for one in layers[:enough])
     ms = {name: max(ms, 0.0) for name, ms in costs.lost.items()}
-    if enough and mixtures and sum(ms[name] for name in fewest) > costs.floor:  # else there is nothing to be won
+    if enough and mixtures:
         tries, taken, said = len(found), fewest, "none holds the limit for less time"
         other = cheapest(ms, excess, mixtures, seed, tried)
         if other != fewest:
@@ -247,8 +248,8 @@ class _Costs:
 
 
 def _costs(
-    subject: Subject, builder: Builder, candidate: Candidate, built: Built, names: Sequence[str], log_file: Path,
-    progress: Progress,
+    subject: Subject, builder: Builder, candidate: Candidate, built: Built, names: Sequence[str], rounds: int,
+    log_file: Path, progress: Progress,
 ) -> _Costs:  # fmt: skip
     contenders = {}
     for name in names:
@@ -256,7 +257,7 @@ def _costs(
         if isinstance(made, Built):
             contenders[name] = made.contender
     found = measure(
-        [built.contender, *contenders.values()], subject.feeds, rounds=ROUNDS, log=log_file, progress=progress.count
+        [built.contender, *contenders.values()], subject.feeds, rounds=rounds, log=log_file, progress=progress.count
     )
     p50 = float(np.median(found.traces[built.contender.name].samples)) / 1e6
     lost = {
