@@ -194,8 +194,8 @@ def repaired(
         few, enough = (few, size) if value <= 0 else (size, enough)
         size = (few + enough) // 2 if enough else min(2 * size, len(layers))
     fewest = frozenset(one.name for one in layers[:enough])
-    ms = {name: max(ms, 0.0) for name, ms in costs.lost.items()}
     if enough and mixtures:
+        ms = {name: max(ms, 0.0) for name, ms in costs.lost.items()}
         tries, taken, said = len(found), fewest, "none holds the limit for less time"
         other = cheapest(ms, excess, mixtures, seed, tried)
         if other != fewest:
